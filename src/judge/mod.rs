@@ -1,0 +1,2 @@
+//! The judge: observations in, verdict with evidence out.
+pub mod observation;

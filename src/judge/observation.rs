@@ -1,0 +1,52 @@
+//! What was seen of both revisions between two looks: the judge's only input besides time.
+//!
+//! Everything here is an *increment*: events since the previous observation, already differenced per series
+//! (counter resets are the signals' business, see `signals`). A side that could not be measured is `None`;
+//! a side that was measured and did nothing is `Some` with zeros. The two are never the same thing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a metric as the analysis lists it (`errors`, `latency`, or the user's own).
+pub type MetricName = String;
+
+/// One value for the canary and one for stable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sides<T> {
+    /// The new revision.
+    pub canary: T,
+    /// The revision that serves now.
+    pub stable: T,
+}
+
+/// What one side did since the previous observation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Increment {
+    /// Requests (or any trials) and how many of them were bad.
+    Counts {
+        /// How many there were.
+        total: f64,
+        /// How many of them were bad (errors).
+        bad: f64,
+    },
+    /// A latency histogram: `counts[i]` requests took at most `le[i]` seconds and more than `le[i - 1]`;
+    /// the last entry of `counts` (one longer than `le`) holds those above every bound.
+    Histogram {
+        /// Upper bounds in seconds, ascending, without +Inf.
+        le: Arc<[f64]>,
+        /// Requests per bucket, not cumulative over `le`.
+        counts: Vec<f64>,
+    },
+    /// The present value of a gauge (already one number per side).
+    Value(f64),
+}
+
+/// One observation: for each metric, what both sides did since the one before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// Per metric of the analysis. A metric that is missing here was not measured on either side.
+    pub metrics: BTreeMap<MetricName, Sides<Option<Increment>>>,
+}

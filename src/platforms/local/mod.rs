@@ -1,0 +1,3 @@
+//! One server: revisions as real processes behind an embedded weighted proxy.
+pub mod process;
+pub mod proxy;

@@ -1,0 +1,2 @@
+//! What carries revisions: one adapter per platform.
+pub mod local;

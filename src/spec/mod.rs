@@ -1,0 +1,1 @@
+//! Rollout as the user writes it.
