@@ -1,1 +1,6 @@
-//! Rollout as the user writes it.
+//! The Rollout as the user writes it: read strictly, every fault at once.
+pub mod rollout;
+pub mod values;
+
+pub use rollout::*;
+pub use values::{Allow, Bytes, Percent, Span, Weight};
