@@ -1,0 +1,218 @@
+//! What the judge is told before a release: how sure it must be and what is allowed.
+//!
+//! The defaults are those of METHOD.md and of DESIGN.md (section 4); the specification's validation checks the
+//! ranges, so nothing here is an `Option` that means "default".
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::MetricName;
+
+/// The judge's settings for one release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Config {
+    /// The chance, over the whole release, of ever failing a canary that is within what is allowed (a bound).
+    pub alpha: f64,
+    /// The chance of passing a canary that is worse than the pass tolerance.
+    pub beta: f64,
+    /// Seconds of the longest hiccup that must not decide anything; evidence is capped per block of this length.
+    /// At least the scrape interval.
+    pub burst_window_s: f64,
+    /// Block length in seconds of the severe channel, which finds a canary that is down.
+    pub severe_block_s: f64,
+    /// How many blocks must agree before a neutral judge can fail a canary.
+    pub min_blocks: u32,
+    /// Seconds between two staggered starts, which keep regressions late in a release visible.
+    pub epoch_s: f64,
+    /// A stage never passes before this many seconds.
+    pub min_stage_s: f64,
+    /// Whether a stage may pass before its time is up at all.
+    pub pass_early: bool,
+    /// Whether it may do so although nothing is known about how bursty stable's errors are. A minute without a burst
+    /// looks like health, so this is for benches, not for production.
+    pub pass_without_history: bool,
+    /// What is compared. Names should differ.
+    pub metrics: Vec<MetricConfig>,
+}
+
+/// One metric of the analysis.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricConfig {
+    /// The key under which observations carry it.
+    pub name: MetricName,
+    /// Its share of alpha relative to the other metrics. With 0 it is reported and can keep a stage from passing
+    /// early, but it cannot fail a canary.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// How it is judged.
+    pub kind: MetricKind,
+}
+
+/// How a metric is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MetricKind {
+    /// Bad events against stable's (METHOD.md 2.1).
+    Errors(ErrorsConfig),
+    /// A latency histogram against stable's (METHOD.md 2.2).
+    Latency(LatencyConfig),
+    /// A number per side without counts (METHOD.md 2.3).
+    Gauge(GaugeConfig),
+    /// Bad events against a constant (METHOD.md 2.3, last line); needs no stable.
+    Objective(ObjectiveConfig),
+}
+
+/// Errors may be `1 + allow_ratio` times stable's share plus `allow_abs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ErrorsConfig {
+    /// R - 1: 0.1 allows a tenth more than stable.
+    pub allow_ratio: f64,
+    /// d: allowed on top, as a share of the canary's requests (0.0002 = 0.02 percentage points).
+    pub allow_abs: f64,
+    /// What "shown to be fine" means.
+    pub pass: ErrorsPass,
+    /// The plain rule beside the judge, if wanted.
+    pub tripwire: Option<Tripwire>,
+}
+
+/// The pass tolerance for errors: `(1 + relative) * stable + min(absolute_max, of_total_traffic / next weight)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ErrorsPass {
+    /// R_p - 1.
+    pub relative: f64,
+    /// The share of *all* traffic that may fail after the next step: a small next weight needs little proof.
+    pub of_total_traffic: f64,
+    /// The most that the budget above may allow the canary itself.
+    pub absolute_max: f64,
+}
+
+/// The canary may be slower than stable by the factor `1 + max_increase`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LatencyConfig {
+    /// The allowed slowdown (0.2 = 1.2x).
+    pub max_increase: f64,
+    /// The slowdown that must be excluded for a pass.
+    pub pass_within: f64,
+    /// Where stable's distribution is probed; the nearest bucket bounds are pinned at the end of warm-up.
+    pub quantiles: Vec<f64>,
+    /// Seconds from the canary's first traffic on during which latency is not judged.
+    pub warmup_s: f64,
+}
+
+/// The canary's value may be `(1 + rel) * stable + abs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GaugeConfig {
+    /// The relative margin. Gauges are autocorrelated: margin and thinning carry the guarantee.
+    pub rel: f64,
+    /// The absolute margin, in the gauge's own unit.
+    pub abs: f64,
+    /// One pair of values counts per this many seconds.
+    pub every_s: f64,
+}
+
+/// The share of bad events may be at most `max_ratio`, whatever stable does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectiveConfig {
+    /// p_max, a share of the canary's requests.
+    pub max_ratio: f64,
+    /// The plain rule beside the judge, if wanted.
+    #[serde(default)]
+    pub tripwire: Option<Tripwire>,
+}
+
+/// The plain rule people know: fail at once when the canary's share of bad events exceeds `max_ratio` in `looks`
+/// looks in a row. It has no false-alarm bound. Looks with fewer than `min_requests` canary requests neither count
+/// nor break the row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tripwire {
+    /// The share of bad events that must be exceeded.
+    pub max_ratio: f64,
+    /// In how many looks in a row.
+    pub looks: u32,
+    /// Canary requests that a look must have.
+    pub min_requests: f64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            alpha: 0.01,
+            beta: 0.05,
+            burst_window_s: 15.0,
+            severe_block_s: 5.0,
+            min_blocks: 3,
+            epoch_s: 60.0,
+            min_stage_s: 60.0,
+            pass_early: true,
+            pass_without_history: false,
+            metrics: vec![
+                MetricConfig::new("errors", MetricKind::Errors(ErrorsConfig::default())),
+                MetricConfig::new("latency", MetricKind::Latency(LatencyConfig::default())),
+            ],
+        }
+    }
+}
+
+impl MetricConfig {
+    /// A metric of weight 1.
+    pub fn new(name: &str, kind: MetricKind) -> Self {
+        MetricConfig {
+            name: name.to_owned(),
+            weight: one(),
+            kind,
+        }
+    }
+}
+
+impl Default for ErrorsConfig {
+    fn default() -> Self {
+        ErrorsConfig {
+            allow_ratio: 0.1,
+            allow_abs: 0.0002,
+            pass: ErrorsPass::default(),
+            tripwire: None,
+        }
+    }
+}
+
+impl Default for ErrorsPass {
+    fn default() -> Self {
+        ErrorsPass {
+            relative: 0.5,
+            of_total_traffic: 0.001,
+            absolute_max: 0.05,
+        }
+    }
+}
+
+impl Default for LatencyConfig {
+    fn default() -> Self {
+        LatencyConfig {
+            max_increase: 0.2,
+            pass_within: 0.5,
+            quantiles: vec![0.5, 0.9, 0.99, 0.999],
+            warmup_s: 60.0,
+        }
+    }
+}
+
+impl Default for GaugeConfig {
+    fn default() -> Self {
+        GaugeConfig {
+            rel: 0.25,
+            abs: 0.0,
+            every_s: 30.0,
+        }
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}

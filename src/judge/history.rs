@@ -1,0 +1,139 @@
+//! How bursty are stable's errors when nothing is being released? Asked before a release, answered with one number.
+//!
+//! Errors that come in bursts carry less evidence than their count says. Stable's own pods, compared with each other
+//! while nothing changes, show by how much: phi0, Pearson's dispersion of errors over pods within blocks of time
+//! (METHOD.md 2.4). Swings that all pods share cancel. It can come from a metrics server (30 min in 5 min blocks) or
+//! from a [`HistoryRecorder`] that Wade fed itself. It deliberately does not estimate an error *rate*: the judge needs none.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::intake::plausible;
+
+/// Blocks that a recorder keeps; the oldest go first. With 5 min blocks: 5 hours.
+pub const MAX_BLOCKS: usize = 60;
+/// Pods per block that a recorder keeps. More are ignored: phi0 compares pods with each other, a sample of them will do.
+pub const MAX_PODS: usize = 256;
+/// Weight of the prior belief in independent errors: phi0 starts at 10/10 (METHOD.md 2.4).
+const PRIOR: f64 = 10.0;
+
+/// What stable's pods did before the release.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Block length in seconds. It should be several times the burst window, or bursts are cut to pieces.
+    #[serde(default)]
+    pub block_s: f64,
+    /// `pods[j][t]`: (requests, errors) of pod j in block t. Blocks beyond the shortest pod's are not used.
+    #[serde(default)]
+    pub pods: Vec<Vec<(f64, f64)>>,
+}
+
+impl History {
+    /// phi0, or `None` if no block has two pods with requests: a single pod has nothing to be compared with, and
+    /// calling it free of bursts would let a stage pass on nothing.
+    pub fn phi0(&self) -> Option<f64> {
+        let blocks = self.pods.iter().map(Vec::len).min()?;
+        let (mut num, mut den) = (PRIOR, PRIOR);
+        let mut compared = false;
+        for t in 0..blocks {
+            let cells = || self.pods.iter().map(|pod| pod[t]);
+            if !cells().all(|(n, x)| plausible(n) && plausible(x)) || cells().filter(|(n, _)| *n > 0.0).count() < 2 {
+                continue;
+            }
+            compared = true;
+            let n: f64 = cells().map(|(requests, _)| requests).sum();
+            let m: f64 = cells().map(|(_, errors)| errors).sum();
+            for (requests, errors) in cells() {
+                let share = requests / n;
+                num += (errors - m * share).powi(2);
+                den += m * share * (1.0 - share) * (1.0 - m / n).max(0.0);
+            }
+        }
+        compared.then(|| (num / den).max(1.0))
+    }
+}
+
+/// Builds a [`History`] from what Wade itself saw of stable's pods, for where no metrics server keeps it.
+///
+/// Bounded by [`MAX_BLOCKS`] and [`MAX_PODS`]. Only finished blocks count.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryRecorder {
+    block_s: f64,
+    blocks: VecDeque<Block>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Block {
+    number: u64,
+    pods: BTreeMap<String, (f64, f64)>,
+}
+
+impl HistoryRecorder {
+    /// Records in blocks of `block_s` seconds (at least a millisecond).
+    pub fn new(block_s: f64) -> Self {
+        HistoryRecorder {
+            block_s: if block_s.is_finite() { block_s.max(1e-3) } else { 300.0 },
+            blocks: VecDeque::new(),
+        }
+    }
+
+    /// Adds what a pod did since it was last recorded; `t_s` is any clock in seconds that does not go back.
+    /// Increments that make no sense, and times before the open block, are ignored.
+    pub fn record(&mut self, t_s: f64, pod: &str, requests: f64, errors: f64) {
+        if !plausible(requests) || !plausible(errors) || !t_s.is_finite() {
+            return;
+        }
+        let number = (t_s / self.block_s).max(0.0) as u64;
+        match self.blocks.back() {
+            Some(open) if number < open.number => return,
+            Some(open) if number == open.number => {}
+            _ => {
+                self.blocks.push_back(Block {
+                    number,
+                    pods: BTreeMap::new(),
+                });
+                // One more than the bound: the open block does not count yet.
+                if self.blocks.len() > MAX_BLOCKS + 1 {
+                    self.blocks.pop_front();
+                }
+            }
+        }
+        let Some(open) = self.blocks.back_mut() else { return };
+        if open.pods.len() >= MAX_PODS && !open.pods.contains_key(pod) {
+            return;
+        }
+        let cell = open.pods.entry(pod.to_owned()).or_default();
+        cell.0 += requests;
+        cell.1 += errors;
+    }
+
+    /// Whether at least `min_blocks` finished blocks have two pods with requests to compare.
+    pub fn enough(&self, min_blocks: usize) -> bool {
+        self.finished()
+            .filter(|block| block.pods.values().filter(|(n, _)| *n > 0.0).count() >= 2)
+            .count()
+            >= min_blocks
+    }
+
+    /// The finished blocks as a history. Rows are ranks within their block, not one pod's life: phi0 never compares a
+    /// pod with itself, so pods may come and go.
+    pub fn history(&self) -> History {
+        let rows = self.finished().map(|block| block.pods.len()).max().unwrap_or(0);
+        let mut pods = vec![Vec::new(); rows];
+        for block in self.finished() {
+            let mut cells = block.pods.values();
+            for row in &mut pods {
+                row.push(cells.next().copied().unwrap_or_default());
+            }
+        }
+        History {
+            block_s: self.block_s,
+            pods,
+        }
+    }
+
+    fn finished(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.iter().take(self.blocks.len().saturating_sub(1))
+    }
+}

@@ -1,0 +1,147 @@
+//! What the judge answers: the call, the evidence behind it and one sentence for a person.
+
+use serde::{Deserialize, Serialize};
+
+use super::observation::{MetricName, Sides};
+
+/// The answer to one look.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verdict {
+    /// What is known now.
+    pub call: Call,
+    /// Half of the evidence (in logarithms) for a fail is there: the weight must not be raised.
+    pub suspicious: bool,
+    /// The fail came from a tripwire, the plain rule without a false-alarm bound.
+    pub tripped: bool,
+    /// ln E over all metrics: how strongly the release speaks against the canary.
+    pub evidence: f64,
+    /// ln(1/alpha): the evidence at which the canary fails.
+    pub needed: f64,
+    /// The metric that says most against the canary, when it fails or is suspicious.
+    pub blame: Option<MetricName>,
+    /// One sentence with the numbers, for every surface.
+    pub reason: String,
+    /// What each metric saw, in the order of the configuration.
+    pub metrics: Vec<MetricEvidence>,
+}
+
+/// Pass, fail or not known yet. A missing measurement is never a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Call {
+    /// The canary is shown to be within the pass tolerance at this stage.
+    Pass,
+    /// The canary is worse than what is allowed. Final for the release.
+    Fail,
+    /// Neither is known yet. Never to be reported as healthy.
+    Undecided,
+}
+
+/// What one metric saw.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetricEvidence {
+    /// The metric's name in the configuration.
+    pub name: MetricName,
+    /// ln E of this metric alone, over the release.
+    pub ln_e: f64,
+    /// ln P of this metric in this stage: evidence that it is within the pass tolerance; `None` while it cannot have
+    /// any (latency before its thresholds are pinned, everything while baking).
+    pub pass_ln_p: Option<f64>,
+    /// The design effect by which evidence is divided: 1 means independent errors, more means bursts. 1 where none is
+    /// estimated; for latency the largest of its thresholds.
+    pub phi: f64,
+    /// The canary's figure over stable's (or over the objective) in the release, where both are known and not zero:
+    /// shares of bad events, the last values of a gauge, for latency the 99th percentile.
+    pub ratio: Option<f64>,
+    /// The smallest rise that would have been found with 99 % by now, as a multiple of stable's share (of the
+    /// objective), METHOD.md section 5. `None`: none could, or the metric is not a count.
+    pub smallest_ratio: Option<f64>,
+    /// Increments that were not used because they made no sense (not finite, negative, other buckets, other kind).
+    pub dropped: u64,
+    /// The figures themselves.
+    pub seen: Seen,
+}
+
+/// The figures of a metric; the variant names its kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
+pub enum Seen {
+    /// Bad events of both sides.
+    Errors {
+        /// Since the release began.
+        release: Sides<Counts>,
+        /// Since the stage began.
+        stage: Sides<Counts>,
+        /// While baking: the share that the canary may have, as there is no stable beside it.
+        max_ratio: Option<f64>,
+    },
+    /// Bad events against a constant.
+    Objective {
+        /// Since the release began.
+        release: Sides<Counts>,
+        /// Since the stage began.
+        stage: Sides<Counts>,
+        /// The share that the canary may have.
+        max_ratio: f64,
+    },
+    /// Latency of both sides.
+    Latency {
+        /// Requests since the release began, warm-up included.
+        release: Sides<f64>,
+        /// Requests since the stage began, warm-up included.
+        stage: Sides<f64>,
+        /// Seconds below which half of this stage's requests stayed, interpolated; warm-up left out once it is over.
+        p50_s: Sides<Option<f64>>,
+        /// The same for 99 of 100.
+        p99_s: Sides<Option<f64>>,
+        /// What is compared; empty during warm-up.
+        thresholds: Vec<ThresholdEvidence>,
+    },
+    /// Values of both sides.
+    Gauge {
+        /// The last values.
+        last: Sides<Option<f64>>,
+        /// Pairs that counted since the release began.
+        pairs: u64,
+        /// Pairs in which the canary was above what is allowed.
+        above: u64,
+    },
+}
+
+/// Trials and bad events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests (or any trials).
+    pub total: f64,
+    /// How many of them were bad.
+    pub bad: f64,
+    /// `bad / total`, `None` without requests.
+    pub rate: Option<f64>,
+}
+
+/// Latency at one pinned threshold, over all that was compared since the pin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ThresholdEvidence {
+    /// The threshold in seconds (a bucket bound).
+    pub above_s: f64,
+    /// Requests (`total`) and those slower than the threshold (`bad`).
+    pub slower: Sides<Counts>,
+    /// ln E of this threshold.
+    pub ln_e: f64,
+    /// Its design effect.
+    pub phi: f64,
+}
+
+impl Counts {
+    /// Counts with their rate.
+    pub fn new(total: f64, bad: f64) -> Self {
+        Counts {
+            total,
+            bad,
+            rate: (total > 0.0).then(|| bad / total),
+        }
+    }
+}
