@@ -1,6 +1,8 @@
 //! Wade: progressive rollout with automatic rollback. (The map follows.)
 pub mod clock;
+pub mod engine;
 pub mod judge;
+pub mod plan;
 pub mod platforms;
 pub mod signals;
 pub mod spec;

@@ -475,7 +475,7 @@ pub struct GateSpec {
 }
 
 /// Which requests go to the canary whatever the weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum TrafficMatch {
     /// A request header.
@@ -485,7 +485,7 @@ pub enum TrafficMatch {
 }
 
 /// A header or cookie, by name and value.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NamedMatch {
     /// The header's or cookie's name.

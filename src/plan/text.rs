@@ -1,0 +1,144 @@
+//! How a plan is shown: the stages with their times, what gates them, and what could be seen there.
+
+use std::fmt::Write as _;
+
+use super::{Comparison, Lane, Plan, Stage, StageKind};
+use crate::judge::config::MetricKind;
+use crate::judge::planning;
+use crate::spec::Mode;
+
+/// What is known of the service's traffic, for saying what a stage could see.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// Requests per second on the whole service.
+    pub requests_per_second: f64,
+    /// The share of them that fails on stable, 0 to 1.
+    pub error_rate: f64,
+}
+
+/// Stable's error share is taken to be at least this when saying what could be seen: of nothing there is no multiple.
+const LEAST_ERROR_RATE: f64 = 0.0005;
+
+/// The plan as text, one line per stage. With an outlook, each judged stage says *what size of regression could be
+/// seen there* (METHOD.md section 5), because a stage that cannot see anything is no safety.
+pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
+    let mut out = String::new();
+    let lane = match &plan.lane {
+        Lane::Normal => String::new(),
+        Lane::FirstDeploy => ", first deploy".to_owned(),
+        Lane::Rollback => ", fast lane back".to_owned(),
+        Lane::Emergency { reason } => format!(", EMERGENCY ({reason})"),
+    };
+    let mode = if plan.mode == Mode::Observe {
+        ", observe only"
+    } else {
+        ""
+    };
+    let weights: Vec<String> = plan.stages.iter().map(|stage| stage.split.to_string()).collect();
+    let _ = writeln!(
+        out,
+        "{} by {}{lane}{mode}: {}, at most {}",
+        plan.rollout,
+        plan.strategy,
+        weights.join(" → "),
+        minutes(plan.longest().as_secs_f64())
+    );
+    if let Comparison::LimitsOnly { reason } = &plan.comparison {
+        let _ = writeln!(out, "  not compared with stable: {reason}; fixed limits only");
+    }
+    let _ = writeln!(
+        out,
+        "  start    ready within {}, then {} without a break",
+        plan.ready_within, plan.settle
+    );
+    let _ = match plan.smoke.tests.len() {
+        0 => writeln!(out, "  smoke    none declared"),
+        tests => writeln!(
+            out,
+            "  smoke    {tests}, up to {} tries within {}",
+            plan.smoke.tries, plan.smoke.within
+        ),
+    };
+    for (index, stage) in plan.stages.iter().enumerate() {
+        if let Some(gate) = &stage.gate {
+            let who = if gate.approvers.is_empty() {
+                "anyone who may approve".to_owned()
+            } else {
+                gate.approvers.join(" or ")
+            };
+            let _ = writeln!(out, "  gate     {who}, within {}", gate.expires);
+        }
+        let _ = writeln!(out, "  stage {}  {}", index + 1, describe(plan, stage));
+        if let Some(outlook) = outlook.filter(|_| stage.kind == StageKind::Judge) {
+            let _ = writeln!(out, "           {}", sight(plan, stage, outlook));
+        }
+    }
+    if !plan.judge.pass_early {
+        let _ = writeln!(out, "  no early pass: every stage runs its full time");
+    } else {
+        let _ = writeln!(
+            out,
+            "  early pass once stable has been watched for {}; without that, stages run their time and the outcome is unproven",
+            plan.history.least
+        );
+    }
+    out
+}
+
+fn describe(plan: &Plan, stage: &Stage) -> String {
+    match stage.kind {
+        StageKind::Preview => format!("preview without users for {}", stage.max),
+        StageKind::Pause => format!("{}, stays {}, judged", stage.split, stage.max),
+        StageKind::Judge if plan.judge.pass_early && stage.min < stage.max => {
+            format!("{}, {} to {}, ends when proven", stage.split, stage.min, stage.max)
+        }
+        StageKind::Judge => format!("{}, {}", stage.split, stage.max),
+        StageKind::Bake if stage.max.0.is_zero() => "100%".to_owned(),
+        StageKind::Bake => format!("100%, bake {} with the old revision warm", stage.max),
+    }
+}
+
+/// What size of regression could be seen in a stage, in words.
+fn sight(plan: &Plan, stage: &Stage, outlook: Outlook) -> String {
+    let allowed = plan.judge.metrics.iter().find_map(|metric| match &metric.kind {
+        MetricKind::Errors(errors) => Some(1.0 + errors.allow_ratio),
+        _ => None,
+    });
+    let Some(allowed) = allowed else {
+        return "errors are not compared with stable here".to_owned();
+    };
+    let weight = stage.split.weight.max(stage.split.mirror).fraction();
+    if weight == 0.0 {
+        return "what can be seen depends on how many requests the match catches".to_owned();
+    }
+    let rate = outlook.error_rate.max(LEAST_ERROR_RATE);
+    let smallest = planning::smallest_visible_ratio(
+        weight,
+        outlook.requests_per_second,
+        rate,
+        stage.max.as_secs_f64(),
+        allowed,
+    );
+    let rps = outlook.requests_per_second * weight;
+    match smallest {
+        Some(ratio) => {
+            let percent = (ratio * rate).min(1.0) * 100.0;
+            format!(
+                "{rps:.1} requests/s on the canary: a rise in errors to x{ratio:.1} ({percent:.2} %) is visible within {}",
+                stage.max
+            )
+        }
+        None => format!(
+            "{rps:.2} requests/s on the canary: too few to see any rise in errors within {}; only a canary that is down shows",
+            stage.max
+        ),
+    }
+}
+
+fn minutes(secs: f64) -> String {
+    if secs < 120.0 {
+        format!("{secs:.0} s")
+    } else {
+        format!("{:.0} min", (secs / 60.0).ceil())
+    }
+}
