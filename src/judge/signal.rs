@@ -1,0 +1,153 @@
+//! One metric of the judge, whichever kind it is: the common questions, answered per kind.
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{MetricConfig, MetricKind};
+use super::errors::Errors;
+use super::gauge::Gauge;
+use super::latency::Latency;
+use super::objective::Objective;
+use super::observation::{Increment, MetricName, Sides};
+use super::terms::{Terms, Tripped, Wire};
+use super::verdict::{Counts, MetricEvidence, Seen};
+
+/// A metric's name and state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Signal {
+    pub(crate) name: MetricName,
+    state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum State {
+    Errors(Errors),
+    Latency(Latency),
+    Gauge(Gauge),
+    Objective(Objective),
+}
+
+impl Signal {
+    /// `share`: the metric's share of alpha.
+    pub(crate) fn new(metric: &MetricConfig, share: f64, terms: Terms) -> Self {
+        let state = match &metric.kind {
+            MetricKind::Errors(config) => State::Errors(Errors::new(config, share, terms)),
+            MetricKind::Latency(config) => State::Latency(Latency::new(config, share, terms)),
+            MetricKind::Gauge(config) => State::Gauge(Gauge::new(config, share, terms)),
+            MetricKind::Objective(config) => State::Objective(Objective::new(config, share, terms)),
+        };
+        Signal {
+            name: metric.name.clone(),
+            state,
+        }
+    }
+
+    pub(crate) fn start_stage(&mut self, next_weight: f64) {
+        match &mut self.state {
+            State::Errors(errors) => errors.start_stage(next_weight),
+            State::Latency(latency) => latency.start_stage(),
+            State::Gauge(gauge) => gauge.start_stage(),
+            State::Objective(objective) => objective.start_stage(),
+        }
+    }
+
+    pub(crate) fn start_bake(&mut self) {
+        match &mut self.state {
+            State::Errors(errors) => errors.start_bake(),
+            State::Latency(latency) => latency.start_stage(),
+            State::Gauge(gauge) => gauge.start_stage(),
+            State::Objective(objective) => objective.start_stage(),
+        }
+    }
+
+    pub(crate) fn look(&mut self, t_s: f64, sides: &Sides<Option<Increment>>, baking: bool) {
+        match &mut self.state {
+            State::Errors(errors) => errors.look(t_s, sides),
+            State::Latency(latency) => latency.look(t_s, sides, baking),
+            State::Gauge(gauge) => gauge.look(t_s, sides, baking),
+            State::Objective(objective) => objective.look(t_s, sides),
+        }
+    }
+
+    /// Calls `each` with (weight, ln E) of each component, always in the same order.
+    pub(crate) fn fail_terms(&self, mut each: impl FnMut(f64, f64)) {
+        let mut all = |terms: &[(f64, f64)]| terms.iter().for_each(|(weight, ln_e)| each(*weight, *ln_e));
+        match &self.state {
+            State::Errors(errors) => all(&errors.fail_terms()),
+            State::Latency(latency) => all(&latency.fail_terms()),
+            State::Gauge(gauge) => all(&gauge.fail_terms()),
+            State::Objective(objective) => all(&objective.fail_terms()),
+        }
+    }
+
+    pub(crate) fn pass_ln_p(&self) -> Option<f64> {
+        match &self.state {
+            State::Errors(errors) => errors.pass_ln_p(),
+            State::Latency(latency) => latency.pass_ln_p(),
+            State::Gauge(gauge) => Some(gauge.pass_ln_p()),
+            State::Objective(objective) => Some(objective.pass_ln_p()),
+        }
+    }
+
+    pub(crate) fn tripped(&self) -> Option<Tripped<'_>> {
+        match &self.state {
+            State::Errors(errors) => errors.wire().and_then(Wire::tripped),
+            State::Objective(objective) => objective.wire().and_then(Wire::tripped),
+            State::Latency(_) | State::Gauge(_) => None,
+        }
+    }
+
+    /// Whether its events can come in bursts that a quiet minute would hide, so that a pass needs history.
+    pub(crate) fn needs_history(&self) -> bool {
+        match &self.state {
+            State::Errors(_) | State::Objective(_) => true,
+            State::Latency(_) | State::Gauge(_) => false,
+        }
+    }
+
+    /// What it saw; `ln_e` is its own evidence, `baking` takes the pass away.
+    pub(crate) fn evidence(&self, ln_e: f64, baking: bool) -> MetricEvidence {
+        let (phi, smallest_ratio, dropped, seen) = match &self.state {
+            State::Errors(errors) => (errors.phi(), errors.smallest_ratio(), errors.dropped(), errors.seen()),
+            State::Latency(latency) => (latency.phi(), None, latency.dropped(), latency.seen()),
+            State::Gauge(gauge) => (1.0, None, gauge.dropped(), gauge.seen()),
+            State::Objective(objective) => (
+                objective.phi(),
+                objective.smallest_ratio(),
+                objective.dropped(),
+                objective.seen(),
+            ),
+        };
+        MetricEvidence {
+            name: self.name.clone(),
+            ln_e,
+            pass_ln_p: if baking { None } else { self.pass_ln_p() },
+            phi,
+            ratio: ratio(&seen),
+            smallest_ratio,
+            dropped,
+            seen,
+        }
+    }
+}
+
+fn ratio(seen: &Seen) -> Option<f64> {
+    let rate = |counts: &Counts| counts.rate;
+    let (canary, stable) = match seen {
+        Seen::Errors {
+            stage,
+            max_ratio: Some(max_ratio),
+            ..
+        } => (rate(&stage.canary), Some(*max_ratio)),
+        Seen::Errors {
+            release,
+            max_ratio: None,
+            ..
+        } => (rate(&release.canary), rate(&release.stable)),
+        Seen::Objective { release, max_ratio, .. } => (rate(&release.canary), Some(*max_ratio)),
+        Seen::Latency { p99_s, .. } => (p99_s.canary, p99_s.stable),
+        Seen::Gauge { last, .. } => (last.canary, last.stable),
+    };
+    let ratio = canary? / stable?;
+    (ratio.is_finite() && ratio > 0.0).then_some(ratio)
+}
