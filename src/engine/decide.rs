@@ -539,7 +539,7 @@ impl Case<'_> {
             Phase::Smoking if self.plan.smoke.tests.is_empty() => {
                 step(Event::SmokePassed, "no smoke tests are declared")
             }
-            Phase::Smoking => match self.facts.smoke.as_ref()? {
+            Phase::Smoking => match self.facts.world.as_ref()?.smoke.as_ref()? {
                 SmokeReport { passed: true, summary } => step(Event::SmokePassed, summary.clone()),
                 SmokeReport { passed: false, summary } => back(Outcome::Rejected, summary.clone()),
             },

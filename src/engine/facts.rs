@@ -15,8 +15,6 @@ pub struct Facts {
     pub world: Option<World>,
     /// What the judge says about now; `None` where nothing is judged.
     pub reading: Option<Reading>,
-    /// The smoke tests' result, once they have ended.
-    pub smoke: Option<SmokeReport>,
     /// Commands that are not handled yet, oldest first.
     pub commands: Vec<Command>,
     /// A newer revision that wants to be released, by name.
@@ -37,6 +35,8 @@ pub struct World {
     pub route: RouteFact,
     /// The platform has taken the canary over as the revision that serves.
     pub adopted: bool,
+    /// The smoke tests' result, once they have ended.
+    pub smoke: Option<SmokeReport>,
     /// Nothing of the release is left on the platform: hold lifted, template and router as before.
     pub restored: bool,
 }

@@ -1,0 +1,418 @@
+//! Drives one release: observe, measure, judge, decide, record, act, and say when to look again.
+//!
+//! One [`Controller::pass`] does each of these once; a caller repeats it ([`Controller::run`], or the simulator in
+//! virtual time). The order carries the promises:
+//!
+//! * **Recorded before done.** What a decision adds to the history is written first; if that fails, nothing forward is
+//!   done and the old state stays in force.
+//! * **One exception: going back waits for nothing.** If the record cannot be written, a retreat is done all the same
+//!   and recorded as soon as that is possible again.
+//! * **Crash anywhere.** A pass that dies between record and act is repaired by the next, because actions are desired
+//!   states derived from the recorded state alone.
+//! * **One writer.** A store or platform that has seen a higher epoch refuses; the pass then reports [`Pass::Fenced`]
+//!   and does nothing more.
+//!
+//! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, decide};
+use crate::judge::{HistoryRecorder, Judge, Verdict};
+use crate::plan::{Comparison, Plan, StageKind};
+use crate::platforms::{Platform, PlatformError};
+use crate::signals::{Condition, Sample, Side, Signals};
+use crate::store::record::JudgeRecord;
+use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
+
+/// What followers of a release are told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "event")]
+pub enum Notice {
+    /// Something happened.
+    #[serde(rename_all = "camelCase")]
+    Entry {
+        /// Which release.
+        key: ReleaseKey,
+        /// What happened.
+        entry: Entry,
+        /// Where the release is after it.
+        phase: Phase,
+    },
+    /// A look at a release in which nothing happened.
+    #[serde(rename_all = "camelCase")]
+    Look {
+        /// Which release.
+        key: ReleaseKey,
+        /// When.
+        at: Timestamp,
+        /// Where the release is.
+        phase: Phase,
+        /// What it is waiting for, in one sentence.
+        waiting_for: String,
+        /// What is known, if something is judged.
+        verdict: Option<Box<Verdict>>,
+    },
+    /// Something could not be done; it is tried again.
+    #[serde(rename_all = "camelCase")]
+    Trouble {
+        /// Which release.
+        key: ReleaseKey,
+        /// When.
+        at: Timestamp,
+        /// What, and why, in one sentence.
+        message: String,
+    },
+}
+
+/// How one pass ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// The release goes on; look again at this time at the latest.
+    Again(Timestamp),
+    /// The release is over.
+    Over(Outcome),
+    /// Another controller has taken over.
+    Fenced,
+}
+
+/// Drives one release.
+pub struct Controller<P, S> {
+    key: ReleaseKey,
+    plan: Plan,
+    state: State,
+    judge: Option<JudgeRecord>,
+    verdict: Option<Box<Verdict>>,
+    /// Entries that were acted on (a retreat) before they could be recorded.
+    unrecorded: Vec<Entry>,
+    newer: Option<String>,
+    deploy_window: Option<bool>,
+    history: HistoryRecorder,
+    epoch: u64,
+    last_judge_write: Option<Timestamp>,
+    platform: P,
+    signals: S,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    notices: Box<dyn FnMut(Notice) + Send>,
+}
+
+/// The judge's evidence is written with every entry, and otherwise at most this often.
+const JUDGE_WRITE_EVERY: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// A pass that could do nothing is repeated after this.
+const RETRY: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+
+impl<P: Platform, S: Signals> Controller<P, S> {
+    /// A controller that goes on from `record`, writing as `epoch`. `history` is what was recorded of stable's own
+    /// instances before; `notices` is told what happens.
+    pub fn new(
+        record: ReleaseRecord,
+        epoch: u64,
+        history: HistoryRecorder,
+        platform: P,
+        signals: S,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        notices: Box<dyn FnMut(Notice) + Send>,
+    ) -> Self {
+        Self {
+            key: record.key,
+            plan: record.plan,
+            state: record.state,
+            judge: record.judge,
+            verdict: record.verdict,
+            unrecorded: Vec::new(),
+            newer: None,
+            deploy_window: record.deploy_window,
+            history,
+            epoch,
+            last_judge_write: None,
+            platform,
+            signals,
+            store,
+            clock,
+            notices,
+        }
+    }
+
+    /// Where the release is.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What was recorded of stable, to go on with after the release.
+    pub fn into_history(self) -> HistoryRecorder {
+        self.history
+    }
+
+    /// Says that a newer revision wants to be released; the plan says whether that ends this release.
+    pub fn newer(&mut self, name: String) {
+        self.newer = Some(name);
+    }
+
+    /// Repeats [`Self::pass`] until the release is over or lost; `wake` cuts a wait short. Cancelling it between two
+    /// passes is harmless; within one, the next controller repairs.
+    pub async fn run(&mut self, wake: &Notify) -> Pass {
+        loop {
+            match self.pass().await {
+                Pass::Again(at) => {
+                    let wait = at
+                        .duration_since(self.clock.now())
+                        .max(jiff::SignedDuration::from_millis(5));
+                    let wait = std::time::Duration::try_from(wait).expect("positive by the line above");
+                    // A timeout is the usual end of the wait; a wake only shortens it.
+                    let _ = tokio::time::timeout(wait, wake.notified()).await;
+                }
+                end => return end,
+            }
+        }
+    }
+
+    /// One turn: observe, measure, judge, decide, record, act.
+    pub async fn pass(&mut self) -> Pass {
+        let world = match self.platform.observe().await {
+            Ok(world) => Some(world),
+            Err(PlatformError::Fenced { .. }) => return Pass::Fenced,
+            Err(error) => {
+                self.trouble(&error);
+                None
+            }
+        };
+        let commands = match self.store.commands(&self.key, self.state.handled).await {
+            Ok(commands) => commands,
+            Err(StoreError::Fenced { .. }) => return Pass::Fenced,
+            Err(error) => {
+                self.trouble(&error);
+                Vec::new()
+            }
+        };
+        let now = self.clock.now();
+        let reading = self.measure(now);
+        let facts = Facts {
+            world,
+            reading,
+            commands,
+            newer: self.newer.clone(),
+            deploy_window: self.deploy_window,
+        };
+        let decision = match decide(&self.plan, &self.state, &facts, now) {
+            Ok(decision) => decision,
+            Err(error) => {
+                // A bug in the table must not keep users on a canary that nobody watches.
+                self.trouble(&error);
+                return self.flee(now).await;
+            }
+        };
+        match self.record(decision, now).await {
+            Recorded::Yes(decision) => {
+                self.tell(&decision, now);
+                if let Err(PlatformError::Fenced { .. }) = self.act(&decision.actions).await {
+                    return Pass::Fenced;
+                }
+                match (self.state.outcome(), decision.wake) {
+                    (Some(outcome), _) if self.unrecorded.is_empty() => Pass::Over(outcome.clone()),
+                    (_, wake) => Pass::Again(wake.unwrap_or(now + RETRY)),
+                }
+            }
+            Recorded::No => {
+                let actions = crate::engine::desired(&self.plan, &self.state);
+                let keep: Vec<Action> = actions.into_iter().filter(|action| !action.is_forward()).collect();
+                if let Err(PlatformError::Fenced { .. }) = self.act(&keep).await {
+                    return Pass::Fenced;
+                }
+                Pass::Again(now + RETRY)
+            }
+            Recorded::Fenced => Pass::Fenced,
+        }
+    }
+
+    /// Drains the signals into the judge and says what is known. Nothing is judged before the first split is in force.
+    fn measure(&mut self, now: Timestamp) -> Option<Reading> {
+        let sample = self.signals.take(now);
+        let stable_alone = self.state.split_of.is_none() || matches!(self.state.phase, Phase::Returning(..));
+        if stable_alone {
+            let seconds = seconds_of(now);
+            for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
+                self.history.record(seconds, &pod.pod, pod.requests, pod.errors);
+            }
+        }
+        let stage = self
+            .state
+            .split_of
+            .filter(|_| self.state.phase.stage().is_some())
+            .map(|stage| &self.plan.stages[stage]);
+        // A match may catch nobody for hours; only a share of all requests has to show.
+        let shares = stage.is_some_and(|stage| !stage.split.weight.is_zero() || !stage.split.mirror.is_zero());
+        self.signals.expect_canary_traffic(shares.then_some(self.state.since));
+        let kind = stage?.kind;
+        if let Phase::Analysing { stage } = self.state.phase {
+            self.begin_stage(stage, now);
+        }
+        let t = now.duration_since(self.state.started).as_secs_f64();
+        let record = self.judge.as_mut()?;
+        let verdict = Box::new(record.judge.look(t, &sample.observation));
+        self.verdict = Some(verdict.clone());
+        Some(match no_data(&sample, kind) {
+            // A failing verdict stands whatever can be measured now.
+            Some((kind, detail)) if verdict.call != crate::judge::Call::Fail => Reading::NoData { kind, detail },
+            _ => Reading::Verdict {
+                stage: record.stage,
+                verdict,
+            },
+        })
+    }
+
+    /// Tells the judge that a stage has begun, once. The judge itself is made with the first stage, so that stable's
+    /// behaviour up to that moment counts as history.
+    fn begin_stage(&mut self, stage: usize, now: Timestamp) {
+        if self.judge.as_ref().is_some_and(|record| record.stage == stage) {
+            return;
+        }
+        let t = now.duration_since(self.state.started).as_secs_f64();
+        let enough = self.history.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
+        let record = self.judge.get_or_insert_with(|| {
+            let history = enough.then(|| self.history.history());
+            JudgeRecord {
+                judge: Judge::new(self.plan.judge.clone(), history.as_ref()),
+                stage,
+            }
+        });
+        record.stage = stage;
+        let plan = &self.plan.stages[stage];
+        if plan.kind == StageKind::Bake {
+            record.judge.start_bake(t);
+        } else {
+            record
+                .judge
+                .start_stage(u32::try_from(stage).unwrap_or(u32::MAX), t, plan.next_weight.fraction());
+        }
+    }
+
+    async fn record(&mut self, decision: Decision, now: Timestamp) -> Recorded {
+        let news = !decision.entries.is_empty() || !self.unrecorded.is_empty();
+        let judge_due = self.judge.is_some()
+            && self
+                .last_judge_write
+                .is_none_or(|last| now.duration_since(last) >= JUDGE_WRITE_EVERY);
+        if !news && !judge_due {
+            self.state = decision.state.clone();
+            return Recorded::Yes(decision);
+        }
+        let entries: Vec<Entry> = self.unrecorded.iter().chain(&decision.entries).cloned().collect();
+        let update = Update {
+            state: decision.state.clone(),
+            entries,
+            judge: self.judge.clone(),
+            verdict: self.verdict.clone(),
+        };
+        match self.store.record(&self.key, self.epoch, &update).await {
+            Ok(()) => {
+                self.unrecorded.clear();
+                self.last_judge_write = Some(now);
+                self.state = decision.state.clone();
+                Recorded::Yes(decision)
+            }
+            Err(StoreError::Fenced { .. }) => Recorded::Fenced,
+            Err(error) => {
+                self.trouble(&error);
+                if matches!(decision.state.phase, Phase::Returning(..)) || !news {
+                    // Going back waits for nothing, and evidence alone may wait for the next write.
+                    self.unrecorded = update.entries;
+                    self.state = decision.state.clone();
+                    Recorded::Yes(decision)
+                } else {
+                    Recorded::No
+                }
+            }
+        }
+    }
+
+    async fn act(&mut self, actions: &[Action]) -> Result<(), PlatformError> {
+        for action in actions {
+            match self.platform.apply(action, self.epoch).await {
+                Ok(()) => {}
+                Err(error @ PlatformError::Fenced { .. }) => return Err(error),
+                Err(error) => {
+                    // What comes later in the list rests on what comes first; the next pass tries again.
+                    self.trouble(&error);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The last resort after a bug: everything to stable, and nothing else.
+    async fn flee(&mut self, now: Timestamp) -> Pass {
+        match self.act(&[Action::Route(crate::plan::ALL_STABLE)]).await {
+            Err(_) => Pass::Fenced,
+            Ok(()) => Pass::Again(now + RETRY),
+        }
+    }
+
+    fn tell(&mut self, decision: &Decision, now: Timestamp) {
+        for entry in &decision.entries {
+            let notice = Notice::Entry {
+                key: self.key.clone(),
+                entry: entry.clone(),
+                phase: self.state.phase.clone(),
+            };
+            (self.notices)(notice);
+        }
+        if decision.entries.is_empty() {
+            (self.notices)(Notice::Look {
+                key: self.key.clone(),
+                at: now,
+                phase: self.state.phase.clone(),
+                waiting_for: decision.waiting_for.clone(),
+                verdict: self.verdict.clone(),
+            });
+        }
+    }
+
+    fn trouble(&mut self, error: &dyn std::error::Error) {
+        let at = self.clock.now();
+        (self.notices)(Notice::Trouble {
+            key: self.key.clone(),
+            at,
+            message: error.to_string(),
+        });
+    }
+}
+
+enum Recorded {
+    Yes(Decision),
+    No,
+    Fenced,
+}
+
+/// Which kind of no data a sample is, if it is one. While everything goes to the canary, stable's silence is no news.
+fn no_data(sample: &Sample, stage: StageKind) -> Option<(NoData, String)> {
+    match &sample.condition {
+        Condition::Measured => None,
+        Condition::SourceDown { reason } => Some((NoData::SourceDown, reason.clone())),
+        Condition::CanarySilent => Some((
+            NoData::CanarySilent,
+            "the canary should have traffic and shows none".to_owned(),
+        )),
+        Condition::BothSilent if stage == StageKind::Preview => None,
+        Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),
+    }
+}
+
+/// Seconds since the epoch, for recorders that only need a clock that goes forward.
+pub fn seconds_of(now: Timestamp) -> f64 {
+    now.as_microsecond() as f64 / 1e6
+}
+
+/// What a world looks like to a release that has nothing on it; for adapters to start from.
+pub fn untouched() -> World {
+    World {
+        restored: true,
+        ..World::default()
+    }
+}
