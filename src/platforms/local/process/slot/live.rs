@@ -50,7 +50,11 @@ impl Live {
         // Opened by number: the caller checks the identity again where the number could have been reused before this.
         let open = || {
             let descriptor = pidfd_open(proc::to_pid(id.pid)?, PidfdFlags::empty()).ok()?;
-            AsyncFd::register_with_interest(descriptor, Interest::READABLE).ok()
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; an OwnedFd keeps what that asks the caller to promise"
+            )]
+            AsyncFd::with_interest(descriptor, Interest::READABLE).ok()
         };
         let descriptor = open();
         let oom_kills_before = proc::oom_kills();
