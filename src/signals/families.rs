@@ -193,6 +193,13 @@ pub struct Tracked {
     pub value: Value,
 }
 
+impl Tracked {
+    /// What [`choose`] looks at.
+    pub fn sighting(&self) -> (Family, Meaning, f64) {
+        (self.family, self.meaning, self.value.total())
+    }
+}
+
 /// What one target (or one side) shows now, in numbers; for the `found` line and for checking a setup.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Extract {
@@ -346,23 +353,25 @@ pub struct Choice {
 
 /// Chooses among the families that are there: those with traffic first, then `prefer` (what the other side is read
 /// from, as like should be compared with like), then those that can tell errors, then the table's order.
-pub fn choose<'a>(tracked: impl IntoIterator<Item = &'a Tracked> + Clone, prefer: Choice) -> Choice {
-    let requests = best(tracked.clone(), prefer.requests, |meaning| matches!(meaning, Meaning::Requests(_)));
-    let durations = best(tracked, prefer.durations.or(requests), |meaning| meaning == Meaning::Durations);
+///
+/// Each item is one series: its family, what it means, and the total it shows.
+pub fn choose(series: &[(Family, Meaning, f64)], prefer: Choice) -> Choice {
+    let requests = best(series, prefer.requests, |meaning| matches!(meaning, Meaning::Requests(_)));
+    let durations = best(series, prefer.durations.or(requests), |meaning| meaning == Meaning::Durations);
     Choice { requests, durations }
 }
 
-fn best<'a>(
-    tracked: impl IntoIterator<Item = &'a Tracked>,
+fn best(
+    series: &[(Family, Meaning, f64)],
     prefer: Option<Family>,
     wanted: impl Fn(Meaning) -> bool,
 ) -> Option<Family> {
     // (without traffic, not preferred, cannot tell errors): the smallest is the best.
     let mut ranks: BTreeMap<Family, (bool, bool, bool)> = BTreeMap::new();
-    for one in tracked.into_iter().filter(|one| wanted(one.meaning)) {
-        let rank = ranks.entry(one.family).or_insert((true, Some(one.family) != prefer, true));
-        rank.0 &= one.value.total() <= 0.0 || one.value.total().is_nan();
-        rank.2 &= one.meaning == Meaning::Requests(Outcome::Unknown);
+    for (family, meaning, total) in series.iter().filter(|(_, meaning, _)| wanted(*meaning)) {
+        let rank = ranks.entry(*family).or_insert((true, Some(*family) != prefer, true));
+        rank.0 &= *total <= 0.0 || total.is_nan();
+        rank.2 &= *meaning == Meaning::Requests(Outcome::Unknown);
     }
     ranks.into_iter().min_by_key(|(family, rank)| (*rank, *family)).map(|(family, _)| family)
 }
@@ -370,7 +379,8 @@ fn best<'a>(
 /// What these points show now, read from the best family; `None` where no known family is among them.
 pub fn extract(points: &[Point]) -> Option<Extract> {
     let tracked = track(points);
-    let choice = choose(&tracked, Choice::default());
+    let series: Vec<_> = tracked.iter().map(Tracked::sighting).collect();
+    let choice = choose(&series, Choice::default());
     let family = choice.requests?;
     let (mut requests, mut errors, mut can_tell) = (0.0, 0.0, false);
     let mut latency: Option<(Family, Value)> = None;

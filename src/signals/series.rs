@@ -152,6 +152,18 @@ impl SeriesState {
         self.established = true;
     }
 
+    /// Says that this target existed when Wade began, although it could not be read: its first sample is a baseline.
+    pub fn existed(&mut self, target: &str) {
+        if !self.targets.contains_key(target) && self.forgotten.len() < MAX_FORGOTTEN {
+            self.forgotten.insert(target.to_owned());
+        }
+    }
+
+    /// The last sample of a target.
+    pub fn last_of(&self, target: &str) -> Option<Timestamp> {
+        self.targets.get(target).map(|target| target.at)
+    }
+
     /// Whether a first complete round was seen.
     pub fn is_established(&self) -> bool {
         self.established

@@ -132,7 +132,10 @@ fn only_housekeeping_or_unknown_names_are_no_family() {
 
 #[test]
 fn the_choice_prefers_traffic_then_the_other_sides_family_then_the_table() {
-    let choose = |text: &str, prefer: Choice| choose(&track(&points(text)), prefer).requests.map(Family::name);
+    let choose = |text: &str, prefer: Choice| {
+        let series: Vec<_> = track(&points(text)).iter().map(Tracked::sighting).collect();
+        choose(&series, prefer).requests.map(Family::name)
+    };
     let otel = "http_server_request_duration_seconds_count{http_response_status_code=\"200\"}";
     let plain = "http_requests_total{code=\"200\"}";
     let grpc = "grpc_server_handled_total{grpc_code=\"OK\"}";
