@@ -1,1 +1,108 @@
-//! merge (skeleton).
+//! Two sources at once: the router's counters for what it has, the processes' own for the rest.
+//!
+//! The idea: a request must be counted by one source only, so a metric belongs to the router from the moment the
+//! router first measured it, and stays with it even while the router is away: its first difference afterwards covers
+//! the time in between, and adding the other source's would count those requests twice.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use crate::judge::observation::MetricName;
+use crate::signals::{Sample, Signals};
+
+/// The router's counters first, `scraped` for metrics that the router has not.
+#[derive(Debug)]
+pub struct Merged<R, S> {
+    router: R,
+    scraped: S,
+    /// Metrics that the router has measured at least once.
+    owned: BTreeSet<MetricName>,
+}
+
+impl<R: Signals, S: Signals> Merged<R, S> {
+    /// Both, nothing measured yet.
+    pub fn new(router: R, scraped: S) -> Self {
+        Self { router, scraped, owned: BTreeSet::new() }
+    }
+
+    /// The second source, to give it targets.
+    pub fn scraped_mut(&mut self) -> &mut S {
+        &mut self.scraped
+    }
+}
+
+impl<R: Signals, S: Signals> Signals for Merged<R, S> {
+    fn take(&mut self, now: Timestamp) -> Sample {
+        let (router, scraped) = (self.router.take(now), self.scraped.take(now));
+        self.owned.extend(router.observation.metrics.keys().cloned());
+        merge(router, scraped, &self.owned)
+    }
+
+    fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
+        self.router.expect_canary_traffic(since);
+        self.scraped.expect_canary_traffic(since);
+    }
+}
+
+/// One sample of two; `owned` are the metrics that only the router may report.
+///
+/// Condition and rates are the router's (it sees who gets traffic), unless it never measured anything. Per-pod
+/// increments are the scraped ones where there are any, as a router knows revisions and not pods.
+pub fn merge(router: Sample, scraped: Sample, owned: &BTreeSet<MetricName>) -> Sample {
+    if owned.is_empty() {
+        return scraped;
+    }
+    let mut merged = router;
+    for (metric, sides) in scraped.observation.metrics {
+        if !owned.contains(&metric) {
+            merged.observation.metrics.insert(metric, sides);
+        }
+    }
+    if !scraped.pods.is_empty() {
+        merged.pods = scraped.pods;
+    }
+    merged.newest = merged.newest.max(scraped.newest);
+    merged.notes.extend(scraped.notes);
+    merged.found.extend(scraped.found);
+    merged.found.sort();
+    merged.found.dedup();
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::observation::{Increment, Observation, Sides};
+    use crate::signals::{Condition, ERRORS, PodIncrement, Side};
+
+    fn sample(condition: Condition, metrics: &[(&str, f64)], found: &str) -> Sample {
+        let both = |value| Sides { canary: Some(Increment::Value(value)), stable: Some(Increment::Value(value)) };
+        let metrics = metrics.iter().map(|(metric, value)| ((*metric).to_owned(), both(*value))).collect();
+        Sample { observation: Observation { metrics }, found: vec![found.to_owned()], ..Sample::empty(condition) }
+    }
+
+    fn owned() -> BTreeSet<MetricName> {
+        BTreeSet::from([ERRORS.to_owned()])
+    }
+
+    #[test]
+    fn the_router_is_preferred_and_scrapes_add_what_it_has_not() {
+        let router = sample(Condition::CanarySilent, &[(ERRORS, 1.0)], "router");
+        let pods = vec![PodIncrement { pod: "a".to_owned(), side: Side::Stable, requests: 2.0, errors: 0.0 }];
+        let scraped = Sample { pods: pods.clone(), ..sample(Condition::Measured, &[(ERRORS, 2.0), ("lag", 3.0)], "http") };
+        let mut expected = sample(Condition::CanarySilent, &[(ERRORS, 1.0), ("lag", 3.0)], "http");
+        expected.found.push("router".to_owned());
+        expected.pods = pods;
+        assert_eq!(merge(router, scraped, &owned()), expected);
+    }
+
+    #[test]
+    fn a_metric_stays_with_the_router_while_it_is_away() {
+        let away = Sample::empty(Condition::SourceDown { reason: "router away".to_owned() });
+        let scraped = sample(Condition::Measured, &[(ERRORS, 2.0)], "http");
+        let merged = merge(away.clone(), scraped.clone(), &owned());
+        assert_eq!((merged.observation, merged.condition), (Observation::default(), away.condition.clone()));
+        assert_eq!(merge(away, scraped.clone(), &BTreeSet::new()), scraped, "a router that never measured is no source");
+    }
+}
