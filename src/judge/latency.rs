@@ -145,12 +145,17 @@ impl Latency {
         }
     }
 
-    /// The first usable histogram decides which bounds are compared.
+    /// The first histogram with requests decides which bounds are compared.
     fn adopt_bounds(&mut self, sides: &Sides<Option<Increment>>) {
         if !self.bounds.is_empty() {
             return;
         }
-        let first = [&sides.canary, &sides.stable].into_iter().flatten().find_map(histogram);
+        let used = |(_, counts): &(_, &[f64])| counts.iter().any(|count| *count > 0.0);
+        let first = [&sides.canary, &sides.stable]
+            .into_iter()
+            .flatten()
+            .filter_map(histogram)
+            .find(used);
         let Some((le, counts)) = first else { return };
         self.bounds = le.to_vec();
         self.phase = Phase::WarmUp {

@@ -106,10 +106,17 @@ impl Judge {
         let phi0 = history.and_then(History::phi0);
         let terms = Terms::new(&config, phi0);
         let total: f64 = config.metrics.iter().map(|metric| metric.weight).sum();
+        let share = |weight: f64| {
+            if total > 0.0 {
+                weight / total
+            } else {
+                1.0 / config.metrics.len() as f64
+            }
+        };
         let signals: Vec<_> = config
             .metrics
             .iter()
-            .map(|metric| Signal::new(metric, metric.weight / total, terms))
+            .map(|metric| Signal::new(metric, share(metric.weight), terms))
             .collect();
         Judge {
             alpha: config.alpha,
