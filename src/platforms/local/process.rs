@@ -16,7 +16,8 @@
 //!
 //! **Caveats.** A process that leaves its process group *and* clears its environment escapes a stop. If the daemon is
 //! pid 1 of a container, run it under an init: grandchildren that lose their parent are reaped by pid 1 only.
-//! Linux only: it reads `/proc`.
+//! Under systemd the unit needs `KillMode=process`: the default ends the whole control group, services included, with
+//! the daemon. Linux only: it reads `/proc`.
 //!
 //! Read [`spec`] for what can be asked, `slot` for the life of one instance, `supervisor` for the whole.
 

@@ -1,7 +1,6 @@
 //! From a spec to a process: resolve what is named, then start it with exactly the environment it should have.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
@@ -295,7 +294,7 @@ pub(super) fn port_in_use(port: u16, object: &str) -> Diagnosis {
     )
 }
 
-/// Whether a file with this name would be the first choice, for messages and identity.
+/// The `PATH` in which a service with this environment is looked up, before anything is launched.
 pub(super) fn path_of(env: &BTreeMap<String, String>) -> String {
     env.get("PATH")
         .cloned()
@@ -307,12 +306,7 @@ pub(super) fn probe_command(launch: &Launch, words: &[String], object: &str) -> 
     let program = resolve(&words[0], &launch.workdir, &launch.env["PATH"], object)?;
     let port = launch.env.get("PORT").and_then(|port| port.parse().ok());
     let mut command = Command::new(program);
-    command.args(
-        words[1..]
-            .iter()
-            .map(|word| with_port(word, port))
-            .map(|word| OsStr::new(&word).to_owned()),
-    );
+    command.args(words[1..].iter().map(|word| with_port(word, port)));
     launch.dress(&mut command);
     // No launch token: a probe must never be taken for the service.
     command

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -46,7 +47,7 @@ impl Outputs {
     pub(super) fn open(&self, key: &SlotKey) -> io::Result<(File, u64)> {
         let path = self.path(key);
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = private().append(true).open(path)?;
         let len = file.metadata()?.len();
         Ok((file, len))
     }
@@ -69,7 +70,7 @@ impl Outputs {
             }
             let mut source = File::open(&path)?;
             source.seek(SeekFrom::Start(len.saturating_sub(rule.max_bytes)))?;
-            let mut copy = File::create(numbered(&path, 1))?;
+            let mut copy = private().write(true).truncate(true).open(numbered(&path, 1))?;
             // What is appended while copying comes along, up to the limit again.
             io::copy(&mut source.take(rule.max_bytes), &mut copy)?;
         }
@@ -92,6 +93,13 @@ impl Outputs {
             .drain(..surplus)
             .try_for_each(|(_, path)| fs::remove_dir_all(path))
     }
+}
+
+/// Output may hold personal data: for the daemon's user only. A service of another user is given the open file.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).mode(0o600);
+    options
 }
 
 fn numbered(path: &Path, number: u32) -> PathBuf {

@@ -32,7 +32,7 @@ pub struct Supervisor {
     runtime: Handle,
     _rotation: AbortOnDropHandle<()>,
     /// Held as long as the supervisor lives; the kernel lets go of it however the daemon ends.
-    _lock: File,
+    lock: File,
 }
 
 /// What the last daemon left behind.
@@ -117,7 +117,7 @@ impl Supervisor {
             tasks: TaskTracker::new(),
             runtime,
             _rotation: rotation,
-            _lock: lock,
+            lock,
         };
         let adoption = supervisor.adopt()?;
         Ok((supervisor, adoption))
@@ -357,6 +357,9 @@ impl Drop for Supervisor {
         for revision in lock(&self.shared.services).values().flat_map(BTreeMap::values) {
             revision.slots.values().for_each(|slot| slot.task.abort());
         }
+        // Closing alone would not do at once: a child between fork and exec still shares the file. An error leaves it
+        // to the closing.
+        let _unlocked = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
