@@ -172,7 +172,7 @@ async fn run(
             continue;
         }
         let round = scrape_round(&client, &config, clock.as_ref(), targets, first).await;
-        first = false;
+        first &= round.scrapes.is_empty();
         tally.lock().unwrap_or_else(PoisonError::into_inner).round(clock.now(), round);
     }
 }

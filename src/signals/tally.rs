@@ -131,6 +131,14 @@ impl Tally {
         for target in &round.unread {
             self.series.existed(target);
         }
+        // A pod of stable that is met later is more likely an old one that could not be read before than a new one.
+        // Taking it for new would add its whole life at once; taking it for old loses a second of a new one.
+        for met in &round.scrapes {
+            if met.sides.contains(&Side::Stable) && met.scrape.started.is_none() {
+                self.series.existed(&met.scrape.target);
+            }
+        }
+        let looked = !round.scrapes.is_empty();
         round.scrapes.sort_by(|a, b| (a.scrape.at, &a.scrape.target).cmp(&(b.scrape.at, &b.scrape.target)));
         let mut answered: Sides<Option<f64>> = Sides::default();
         for PodScrape { pod, sides, scrape } in round.scrapes {
@@ -146,7 +154,9 @@ impl Tally {
                 }
             }
         }
-        self.series.establish();
+        if looked {
+            self.series.establish();
+        }
         self.series.forget_gone();
         for (side, note) in round.failures {
             for side in side.map_or(Side::BOTH.to_vec(), |side| vec![side]) {
