@@ -1,10 +1,12 @@
 //! Wade: progressive rollout with automatic rollback. (The map follows.)
 pub mod clock;
 pub mod controller;
+pub mod daemon;
 pub mod engine;
 pub mod judge;
 pub mod plan;
 pub mod platforms;
 pub mod signals;
+pub mod smoke;
 pub mod spec;
 pub mod store;

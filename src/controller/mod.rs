@@ -14,7 +14,7 @@
 //!
 //! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -80,6 +80,27 @@ pub enum Pass {
     Fenced,
 }
 
+/// Where a newer revision is announced to the release that runs; clones share it. The plan says whether that ends it.
+#[derive(Clone, Debug, Default)]
+pub struct Newer(Arc<Mutex<Option<String>>>);
+
+impl Newer {
+    /// Announces a newer revision by name.
+    pub fn set(&self, name: &str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+    }
+
+    /// Forgets it.
+    pub fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The newer revision, if one was announced.
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Drives one release.
 pub struct Controller<P, S> {
     key: ReleaseKey,
@@ -89,7 +110,7 @@ pub struct Controller<P, S> {
     verdict: Option<Box<Verdict>>,
     /// Entries that were acted on (a retreat) before they could be recorded.
     unrecorded: Vec<Entry>,
-    newer: Option<String>,
+    newer: Newer,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
     epoch: u64,
@@ -126,7 +147,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             judge: record.judge,
             verdict: record.verdict,
             unrecorded: Vec::new(),
-            newer: None,
+            newer: Newer::default(),
             deploy_window: record.deploy_window,
             history,
             epoch,
@@ -149,9 +170,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         self.history
     }
 
-    /// Says that a newer revision wants to be released; the plan says whether that ends this release.
-    pub fn newer(&mut self, name: String) {
-        self.newer = Some(name);
+    /// With this as the place where newer revisions are announced.
+    #[must_use]
+    pub fn with_newer(mut self, newer: Newer) -> Self {
+        self.newer = newer;
+        self
     }
 
     /// Repeats [`Self::pass`] until the release is over or lost; `wake` cuts a wait short. Cancelling it between two

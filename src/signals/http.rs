@@ -7,7 +7,7 @@
 use std::sync::Once;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect};
+use reqwest::{Client, ClientBuilder, Response, redirect};
 
 use crate::signals::{NoMeasurement, NoMeasurementKind};
 
@@ -36,19 +36,23 @@ pub fn http_client() -> Result<Client, ClientError> {
 /// # Errors
 /// [`ClientError`] if the certificates cannot be read.
 pub fn http_client_trusting(ca_pem: &[u8]) -> Result<Client, ClientError> {
-    install_tls_provider();
-    let mut builder = Client::builder()
-        .user_agent(concat!("wade/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(REQUEST_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST);
+    let mut builder = builder().timeout(REQUEST_TIMEOUT);
     if !ca_pem.is_empty() {
         let certificates = reqwest::Certificate::from_pem_bundle(ca_pem).map_err(ClientError)?;
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(ClientError)
+}
+
+/// What every client here has in common, without a limit on the whole request: for callers that follow a stream.
+pub fn builder() -> ClientBuilder {
+    install_tls_provider();
+    Client::builder()
+        .user_agent(concat!("wade/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST)
 }
 
 /// Makes ring the provider of this process unless another was installed; repeating it is harmless.

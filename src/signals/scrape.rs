@@ -136,6 +136,17 @@ impl Drop for Scraper {
     }
 }
 
+/// Shared, so that whoever knows the targets can keep them up to date while a release reads the measurements.
+impl Signals for Arc<Scraper> {
+    fn take(&mut self, now: Timestamp) -> Sample {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).take(now)
+    }
+
+    fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner).expect_canary_traffic(since);
+    }
+}
+
 impl Signals for Scraper {
     fn take(&mut self, now: Timestamp) -> Sample {
         self.tally.lock().unwrap_or_else(PoisonError::into_inner).take(now)

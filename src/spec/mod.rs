@@ -13,6 +13,7 @@
 //! Read next: [`read`] for the way in, [`strategies`] for what `strategy: {use: careful}` means, [`windows`] and
 //! [`vars`] for the two parts that are evaluated when a release is asked for.
 
+pub mod config;
 pub mod fault;
 mod nodes;
 mod read;
@@ -25,6 +26,7 @@ pub mod vars;
 mod walk;
 pub mod windows;
 
+pub use config::{Config, HttpConfig};
 pub use fault::{Fault, Faults, Path, Place};
 pub use read::{Document, read, read_rollout, read_strategy};
 pub use rollout::*;

@@ -1,0 +1,454 @@
+//! Many releases on one machine: `wade serve`.
+//!
+//! The daemon owns what outlives a release (data folder, processes, proxies, history of stable) and runs one task per
+//! service: between releases it watches stable, during one it drives a [`Controller`]. Which commands run is decided
+//! by the files in the rollouts folder alone; a caller names a rollout and sets declared variables.
+//!
+//! After `kill -9` the next start adopts the processes that still run, restores the splits that the record says, and
+//! every unfinished release goes on or goes back: `recover` does that before anything else, and nothing else is
+//! special about a restart.
+//!
+//! [`api`] is the vocabulary, [`http`] the way in (unix socket, opted-in HTTP), [`client`] the other end of it,
+//! [`releases`] turns a request into a release, [`views`] what is shown.
+
+pub mod api;
+pub mod client;
+pub mod http;
+pub mod peer;
+pub mod releases;
+pub mod rollouts;
+pub mod views;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinHandle;
+
+use crate::clock::Clock;
+use crate::controller::{Controller, Newer, Notice, Pass, seconds_of};
+use crate::engine::desired::{instances, split_now};
+use crate::engine::{Phase, Return};
+use crate::judge::HistoryRecorder;
+use crate::plan::{ALL_STABLE, Split};
+use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
+use crate::platforms::local::proxy::StickyCookie;
+use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
+use crate::signals::{Side, Signals};
+use crate::spec::{Source, Weight};
+use crate::store::sqlite::{DataDir, SqliteStore};
+use crate::store::{ReleaseRecord, Revision, Store};
+use api::{Problem, ProblemKind};
+use rollouts::{Rollouts, Usable};
+
+/// Notices kept for slow followers; one that falls further behind reads the record again.
+const NOTICES: usize = 1024;
+/// How often stable is looked at between releases.
+const STEADY_LOOK: Duration = Duration::from_millis(500);
+/// How long requests may take to finish when the daemon stops.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// What a daemon is made with; every path is absolute.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Record, output, socket.
+    pub data: PathBuf,
+    /// One file per rollout.
+    pub rollouts: PathBuf,
+    /// Strategies of the user's own.
+    pub strategies: Option<PathBuf>,
+    /// How processes are started, probed and restarted.
+    pub processes: Settings,
+}
+
+/// The daemon.
+pub struct Daemon {
+    setup: Setup,
+    data: DataDir,
+    store: Arc<SqliteStore>,
+    supervisor: Arc<Supervisor>,
+    clock: Arc<dyn Clock>,
+    client: reqwest::Client,
+    epoch: AtomicU64,
+    services: Mutex<BTreeMap<String, Arc<Managed>>>,
+    notices: broadcast::Sender<Notice>,
+}
+
+/// One service with what the daemon knows of it besides.
+pub(crate) struct Managed {
+    pub(crate) service: Arc<Service>,
+    /// Something to do: a release was created.
+    jobs: Notify,
+    /// What was recorded of stable; lent to the controller while a release runs.
+    history: Mutex<HistoryRecorder>,
+    /// Requests per second lately.
+    rate: Mutex<Option<f64>>,
+    newer: Newer,
+    /// A release request is being turned into a release; one at a time per service.
+    pub(crate) admission: tokio::sync::Mutex<()>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Managed {
+    /// Requests per second lately, if anybody knows.
+    pub(crate) fn rate(&self) -> Option<f64> {
+        *lock(&self.rate)
+    }
+
+    /// Says that a newer revision waits for the release that runs.
+    pub(crate) fn supersede(&self, name: &str) {
+        self.newer.set(name);
+        self.service.wake.notify_one();
+    }
+}
+
+impl Daemon {
+    /// Opens the data folder, adopts what runs, restores what the record says and goes on from there.
+    ///
+    /// # Errors
+    /// When the data folder is in use or cannot be written, a process cannot be accounted for, or an address cannot be
+    /// bound: starting half would serve half.
+    pub async fn start(setup: Setup, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Problem> {
+        let data = DataDir::open(&setup.data, clock.now()).map_err(unavailable)?;
+        let store = Arc::new(SqliteStore::open(&data).map_err(unavailable)?);
+        let epoch = store.next_epoch().map_err(unavailable)?;
+        let ledger = Arc::clone(&store);
+        let (supervisor, adoption) = Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone())
+            .map_err(unavailable)?;
+        tracing::info!(adopted = adoption.adopted.len(), lost = adoption.lost.len(), epoch, "processes adopted");
+        let client = crate::signals::http::http_client().map_err(unavailable)?;
+        let daemon = Arc::new(Self {
+            setup,
+            data,
+            store,
+            supervisor: Arc::new(supervisor),
+            clock,
+            client,
+            epoch: AtomicU64::new(epoch),
+            services: Mutex::default(),
+            notices: broadcast::channel(NOTICES).0,
+        });
+        daemon.recover()?;
+        Ok(daemon)
+    }
+
+    /// Brings every service back to what the record says, then lets its task go on.
+    fn recover(self: &Arc<Self>) -> Result<(), Problem> {
+        let rollouts = self.rollouts();
+        for fault in &rollouts.faults {
+            tracing::warn!("{fault}");
+        }
+        for usable in rollouts.usable.values() {
+            self.open_service(usable)?;
+        }
+        // Processes of a service that no file describes any more: its last word is the record's, not ours to stop.
+        for service in self.supervisor.services() {
+            if self.managed(&service).is_none() {
+                tracing::warn!(service, "processes run for a service without a file in the rollouts folder; they are left alone");
+            }
+        }
+        Ok(())
+    }
+
+    /// The rollouts folder as it is now.
+    pub(crate) fn rollouts(&self) -> Rollouts {
+        Rollouts::read(&self.setup.rollouts, self.setup.strategies.as_deref())
+    }
+
+    /// The service of `usable`, opened and restored if it is not open yet.
+    pub(crate) fn open_service(self: &Arc<Self>, usable: &Usable) -> Result<Arc<Managed>, Problem> {
+        let name = usable.name();
+        if let Some(managed) = self.managed(name) {
+            return Ok(managed);
+        }
+        let service = Service::open(service_setup(usable)?, Arc::clone(&self.supervisor), self.client.clone(), Arc::clone(&self.clock))
+            .map_err(|error| Problem { kind: ProblemKind::Unavailable, message: format!("{name}: {error}") })?;
+        let running = self.store.running(name).map_err(unavailable)?;
+        self.restore(&service, running.as_ref())?;
+        let managed = Arc::new(Managed {
+            service,
+            jobs: Notify::new(),
+            history: Mutex::new(HistoryRecorder::new(usable.history_block().as_secs_f64())),
+            rate: Mutex::new(None),
+            newer: Newer::default(),
+            admission: tokio::sync::Mutex::new(()),
+            task: Mutex::new(None),
+        });
+        lock(&self.services).insert(name.to_owned(), Arc::clone(&managed));
+        self.spawn(&managed);
+        Ok(managed)
+    }
+
+    /// Who was stable, who canary, and how requests were divided, as the record says.
+    fn restore(&self, service: &Arc<Service>, running: Option<&ReleaseRecord>) -> Result<(), Problem> {
+        let name = service.name();
+        let stable = self.store.stable(name).map_err(unavailable)?;
+        let stable_now = stable.as_ref().map(|revision| running_of(revision, None)).transpose()?;
+        let (mut canary, mut split, mut keep) = (None, ALL_STABLE, Vec::new());
+        if let Some(record) = running {
+            keep.push(record.canary.id.clone());
+            keep.extend(record.stable.as_ref().map(|revision| revision.id.clone()));
+            let adopted = stable.as_ref().is_some_and(|stable| stable.id == record.canary.id);
+            canary = canary_of(record)?.filter(|_| !adopted);
+            if canary.is_some() {
+                split = split_of(record);
+            }
+        }
+        keep.extend(stable.as_ref().map(|revision| revision.id.clone()));
+        for processes in service.processes() {
+            if !keep.contains(&processes.revision) {
+                tracing::warn!(service = name, revision = processes.revision, "left over from an earlier release; stopping it");
+                service.remove(&processes.revision);
+            }
+        }
+        service
+            .change(|sides, now| {
+                sides.stable = stable_now;
+                sides.canary = canary;
+                *now = split;
+            })
+            .or_else(|error| {
+                // A stable that cannot be started any more is a fault to show, not a reason not to serve the others.
+                tracing::error!(service = name, %error, "stable cannot be run as recorded");
+                Ok(())
+            })
+    }
+
+    fn spawn(self: &Arc<Self>, managed: &Arc<Managed>) {
+        let (daemon, own) = (Arc::clone(self), Arc::clone(managed));
+        let task = tokio::spawn(async move { daemon.manage(&own).await });
+        if let Some(old) = lock(&managed.task).replace(task) {
+            old.abort();
+        }
+    }
+
+    /// The life of one service: a release while there is one, watching stable otherwise.
+    async fn manage(&self, managed: &Arc<Managed>) {
+        let name = managed.service.name();
+        loop {
+            match self.store.running(name) {
+                Ok(Some(record)) => self.drive(managed, record).await,
+                Ok(None) => self.watch(managed).await,
+                Err(error) => {
+                    tracing::error!(service = name, %error, "the record cannot be read; trying again");
+                    tokio::time::sleep(STEADY_LOOK).await;
+                }
+            }
+        }
+    }
+
+    async fn drive(&self, managed: &Arc<Managed>, record: ReleaseRecord) {
+        let name = managed.service.name().to_owned();
+        let key = record.key.clone();
+        let (canary, stable) = match (running_of(&record.canary, None), record.stable.as_ref().map(|r| running_of(r, None)).transpose()) {
+            (Ok(canary), Ok(stable)) => (canary, stable),
+            (Err(problem), _) | (_, Err(problem)) => {
+                tracing::error!(service = name, %problem, "the release cannot be driven; trying again");
+                tokio::time::sleep(STEADY_LOOK).await;
+                return;
+            }
+        };
+        let platform = LocalPlatform::new(Arc::clone(&managed.service), canary, stable, record.plan.smoke.clone(), self.client.clone());
+        let signals = LocalSignals::new(&managed.service);
+        let history = lock(&managed.history).clone();
+        let notices = self.notices.clone();
+        managed.newer.clear();
+        let mut controller = Controller::new(
+            record,
+            self.epoch.load(Ordering::SeqCst),
+            history,
+            platform,
+            signals,
+            Arc::clone(&self.store) as Arc<dyn Store>,
+            Arc::clone(&self.clock),
+            Box::new(move |notice| {
+                log(&notice);
+                // Nobody listening is no fault.
+                let _ = notices.send(notice);
+            }),
+        )
+        .with_newer(managed.newer.clone());
+        match controller.run(&managed.service.wake).await {
+            Pass::Over(outcome) => {
+                tracing::info!(release = %key, outcome = outcome.label(), "release over");
+                if let Err(error) = self.store.prune(&name) {
+                    tracing::warn!(service = name, %error, "old releases could not be pruned");
+                }
+            }
+            Pass::Fenced => {
+                tracing::error!(release = %key, "another controller has taken over");
+                tokio::time::sleep(STEADY_LOOK).await;
+            }
+            Pass::Again(_) => {}
+        }
+        *lock(&managed.history) = controller.into_history();
+    }
+
+    /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
+    async fn watch(&self, managed: &Arc<Managed>) {
+        let mut signals = LocalSignals::new(&managed.service);
+        loop {
+            tokio::select! {
+                () = managed.jobs.notified() => return,
+                () = tokio::time::sleep(STEADY_LOOK) => {}
+            }
+            let now = self.clock.now();
+            let sample = signals.take(now);
+            let mut history = lock(&managed.history);
+            for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
+                history.record(seconds_of(now), &pod.pod, pod.requests, pod.errors);
+            }
+            *lock(&managed.rate) = sample.rates.stable;
+        }
+    }
+
+    /// The holder does not answer an abort: write the weight, fence it off, and let a new task go on.
+    pub(crate) fn take_over(self: &Arc<Self>, managed: &Arc<Managed>) -> Result<(), Problem> {
+        let epoch = self.store.next_epoch().map_err(unavailable)?;
+        self.epoch.store(epoch, Ordering::SeqCst);
+        managed.service.admit(epoch).map_err(unavailable)?;
+        managed.service.change(|_, split| *split = ALL_STABLE).map_err(unavailable)?;
+        self.spawn(managed);
+        Ok(())
+    }
+
+    pub(crate) fn managed(&self, name: &str) -> Option<Arc<Managed>> {
+        lock(&self.services).get(name).cloned()
+    }
+
+    pub(crate) fn all_managed(&self) -> Vec<Arc<Managed>> {
+        lock(&self.services).values().cloned().collect()
+    }
+
+    pub(crate) fn wake(&self, managed: &Managed) {
+        managed.jobs.notify_one();
+        managed.service.wake.notify_one();
+    }
+
+    pub(crate) fn store(&self) -> &Arc<SqliteStore> {
+        &self.store
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// What happens, as it happens.
+    pub fn follow(&self) -> broadcast::Receiver<Notice> {
+        self.notices.subscribe()
+    }
+
+    /// Where the data is.
+    pub fn data(&self) -> &DataDir {
+        &self.data
+    }
+
+    /// Where a service's requests come in.
+    pub fn address(&self, name: &str) -> Option<std::net::SocketAddr> {
+        self.managed(name)?.service.address()
+    }
+
+    /// Stops the daemon: tasks first (a release goes on at the next start), then the proxies with a grace for
+    /// requests under way, then the processes if `stop_processes` says so.
+    pub async fn stop(self: Arc<Self>, stop_processes: bool) {
+        let services = std::mem::take(&mut *lock(&self.services));
+        for managed in services.values() {
+            if let Some(task) = lock(&managed.task).take() {
+                task.abort();
+                // An aborted task ends with an error by design.
+                let _ = task.await;
+            }
+        }
+        futures_util::future::join_all(services.values().map(|managed| managed.service.close(STOP_GRACE))).await;
+        drop(services);
+        let how = if stop_processes { Shutdown::Stop } else { Shutdown::Keep };
+        self.supervisor.shutdown(how).await;
+    }
+}
+
+/// A revision of the record as the service runs it, at full size unless told otherwise.
+pub(crate) fn running_of(revision: &Revision, wanted: Option<u32>) -> Result<Running, Problem> {
+    let workload: LocalWorkload = serde_json::from_value(revision.workload.clone()).map_err(|error| Problem {
+        kind: ProblemKind::Unavailable,
+        message: format!("the recorded workload of {} is damaged: {error}", revision.version),
+    })?;
+    let full = workload.full();
+    Ok(Running {
+        id: revision.id.clone(),
+        version: revision.version.clone(),
+        spec: workload.process_spec(),
+        full,
+        wanted: wanted.unwrap_or(full),
+    })
+}
+
+/// The canary of an unfinished release, at the size that its state wants; `None` where it should not run.
+fn canary_of(record: &ReleaseRecord) -> Result<Option<Running>, Problem> {
+    let capacity = match &record.state.phase {
+        Phase::Waiting | Phase::Done(_) | Phase::Returning(Return::Remove | Return::Restore, _) => return Ok(None),
+        Phase::HandingOver(_) => Weight::FULL,
+        phase => {
+            let stage = phase.stage().or(record.state.split_of).unwrap_or(0);
+            record.plan.stages[stage].capacity
+        }
+    };
+    let mut running = running_of(&record.canary, None)?;
+    running.wanted = instances(capacity, running.full);
+    Ok(Some(running))
+}
+
+/// The split that the record says is in force.
+fn split_of(record: &ReleaseRecord) -> Split {
+    match &record.state.phase {
+        Phase::Returning(..) | Phase::Done(_) | Phase::Waiting => ALL_STABLE,
+        Phase::HandingOver(_) => Split::weight(Weight::FULL),
+        _ => split_now(&record.plan, &record.state),
+    }
+}
+
+fn service_setup(usable: &Usable) -> Result<ServiceSetup, Problem> {
+    let spec = &usable.rollout.spec;
+    let invalid = |message: String| Problem { kind: ProblemKind::Invalid, message };
+    let process = usable.process().ok_or_else(|| invalid(format!("{}: only `process` workloads run here", usable.name())))?;
+    let traffic = spec.traffic.as_ref().filter(|_| process.port.is_some());
+    let listen = traffic
+        .map(|traffic| traffic.listen.as_deref().unwrap_or("127.0.0.1:0").parse())
+        .transpose()
+        .map_err(|error| invalid(format!("{}: spec.traffic.listen: {error}", usable.name())))?;
+    let sticky = traffic.and_then(|traffic| traffic.sticky.as_ref()).map(|sticky| StickyCookie {
+        name: sticky.cookie.clone(),
+        ttl: sticky.ttl.map_or(Duration::from_secs(3600), |ttl| ttl.0),
+    });
+    let scrape = match &usable.resolved.analysis.source {
+        Some(Source::Scrape(source)) => Some((source.path.clone(), source.every.map_or(Duration::from_secs(1), |every| every.0))),
+        _ => process.metrics.as_ref().map(|metrics| (metrics.path.clone(), Duration::from_secs(1))),
+    };
+    Ok(ServiceSetup {
+        name: usable.name().to_owned(),
+        listen,
+        answer_within: traffic.and_then(|traffic| traffic.answer_within).map(|within| within.0),
+        sticky,
+        scrape,
+    })
+}
+
+fn log(notice: &Notice) {
+    match notice {
+        Notice::Entry { key, entry, phase } => {
+            tracing::info!(release = %key, number = entry.number, phase = phase.label(), reason = entry.reason, "release");
+        }
+        Notice::Trouble { key, message, .. } => tracing::warn!(release = %key, "{message}"),
+        Notice::Look { key, waiting_for, .. } => tracing::debug!(release = %key, waiting_for, "look"),
+    }
+}
+
+pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {
+    Problem { kind: ProblemKind::Unavailable, message: error.to_string() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

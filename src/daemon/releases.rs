@@ -1,0 +1,283 @@
+//! From a request to a release, and from a command to its acknowledgement.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::api::{
+    Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started,
+};
+use super::rollouts::Usable;
+use super::{Daemon, Managed, running_of, unavailable};
+use crate::controller::Notice;
+use crate::engine::{Actor, CommandKind, Event};
+use crate::plan::{Circumstances, Comparison, Lane, Outlook, Plan, lower, render};
+use crate::spec::{OnNewRevision, OnUndecided, bind};
+use crate::store::sqlite::NewRelease;
+use crate::store::{ReleaseKey, Revision};
+
+/// How long an abort may go unacknowledged before the daemon writes the weight itself (DESIGN.md section 3).
+const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a command's caller waits for what came of it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
+    Problem { kind, message: message.into() }
+}
+
+impl Daemon {
+    /// The rollout called `name`, from its file.
+    pub(crate) fn usable(&self, name: &str) -> Result<Usable, Problem> {
+        let rollouts = self.rollouts();
+        rollouts.usable.get(name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = rollouts.usable.keys().map(String::as_str).collect();
+            if !rollouts.faults.is_empty() {
+                return problem(ProblemKind::Invalid, format!("no usable rollout {name}; files in the rollouts folder have faults:\n{}", rollouts.faults.join("\n")));
+            }
+            let near = known.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+            let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            problem(ProblemKind::NotFound, format!("there is no rollout {name} in the rollouts folder{hint}"))
+        })
+    }
+
+    /// Turns a request into a release and sets it going. Waits for a running release as the rollout says.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the request; nothing has been touched then.
+    pub async fn release(self: &Arc<Self>, name: &str, request: ReleaseRequest, by: Actor) -> Result<Started, Problem> {
+        if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+            return Err(problem(ProblemKind::Invalid, "an emergency release needs a reason for the audit; add --reason"));
+        }
+        let usable = self.usable(name)?;
+        self.check_path(&usable, &request)?;
+        let managed = self.open_service(&usable)?;
+        // One request at a time per service: the second sees what the first has begun.
+        let _admission = managed.admission.lock().await;
+        let canary = self.revision(&usable, &request)?;
+        self.wait_for_running(&managed, &usable, &canary).await?;
+        let stable = self.store().stable(name).map_err(unavailable)?;
+        if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
+            return Ok(Started {
+                release: None,
+                found: vec![format!("revision {} ({}) serves already; nothing to do", canary.version, canary.id)],
+                plan: String::new(),
+                stable: Some(canary.version.clone()),
+                canary: canary.version,
+            });
+        }
+        if !matches!(request.target, ReleaseTarget::Retry)
+            && let Some(reason) = self.store().quarantined(name).map_err(unavailable)?.get(&canary.id)
+        {
+            return Err(problem(ProblemKind::Conflict, format!("revision {} of {name} failed before ({reason}); `wade retry {name}` tries it again", canary.version)));
+        }
+        let plan = self.plan(&managed, &usable, &request, stable.as_ref());
+        let found = found(&managed, &plan, stable.as_ref());
+        let outlook = managed.rate().map(|rate| Outlook { requests_per_second: rate, error_rate: 0.0 });
+        let started = Started {
+            release: None,
+            found,
+            plan: render(&plan, outlook),
+            stable: stable.as_ref().map(|stable| stable.version.clone()),
+            canary: canary.version.clone(),
+        };
+        let release = NewRelease {
+            rollout: name.to_owned(),
+            canary,
+            stable,
+            plan,
+            by,
+            reason: request.reason,
+            pipeline: request.pipeline,
+            deploy_window: request.deploy_window,
+            now: self.clock().now(),
+            keep: usable.rollout.spec.history.unwrap_or(10),
+        };
+        let key = self.store().create_release(release).map_err(unavailable)?;
+        self.wake(&managed);
+        Ok(Started { release: Some(key), ..started })
+    }
+
+    /// Which command runs is the folder's word: a caller may only name the file that is there anyway.
+    fn check_path(&self, usable: &Usable, request: &ReleaseRequest) -> Result<(), Problem> {
+        let ReleaseTarget::File { path: Some(path), .. } = &request.target else { return Ok(()) };
+        let same = |path: &Path| std::fs::canonicalize(path).ok();
+        if same(Path::new(path)).is_some_and(|named| Some(named) == same(&usable.path)) {
+            return Ok(());
+        }
+        Err(problem(
+            ProblemKind::Forbidden,
+            format!(
+                "{path} is not the file that the daemon has for {}: {}; the rollouts folder decides what runs, so change the file there",
+                usable.name(),
+                usable.path.display()
+            ),
+        ))
+    }
+
+    fn revision(&self, usable: &Usable, request: &ReleaseRequest) -> Result<Revision, Problem> {
+        let name = usable.name();
+        let invalid = |message: String| problem(ProblemKind::Invalid, message);
+        match &request.target {
+            ReleaseTarget::File { set, .. } => {
+                let (bound, workload) = usable.workload(set).map_err(invalid)?;
+                let id = workload.identity().map_err(|diagnosis| invalid(diagnosis.to_string()))?;
+                let workload = serde_json::to_value(&workload).map_err(|error| invalid(error.to_string()))?;
+                Ok(Revision { id: id.to_string(), version: bound.version, variables: bound.values, workload })
+            }
+            ReleaseTarget::Rollback { number } => {
+                let served = self.store().served_before(name, *number).map_err(unavailable)?;
+                served.ok_or_else(|| {
+                    problem(ProblemKind::NotFound, match number {
+                        Some(number) => format!("release {number} of {name} did not promote a revision that is still kept; `wade history {name}` lists them"),
+                        None => format!("no revision of {name} has served before the present one; `wade history {name}` lists them"),
+                    })
+                })
+            }
+            ReleaseTarget::Retry => {
+                let last = self.store().latest(name).map_err(unavailable)?;
+                let failed = last.filter(|record| record.state.outcome().is_some_and(|outcome| !outcome.is_forward()));
+                failed.map(|record| record.canary).ok_or_else(|| {
+                    problem(ProblemKind::Conflict, format!("the last release of {name} did not fail; there is nothing to try again"))
+                })
+            }
+        }
+    }
+
+    async fn wait_for_running(&self, managed: &Managed, usable: &Usable, canary: &Revision) -> Result<(), Problem> {
+        let name = usable.name();
+        let mut notices = self.follow();
+        while let Some(running) = self.store().running(name).map_err(unavailable)? {
+            if running.canary.id == canary.id {
+                return Err(problem(
+                    ProblemKind::Conflict,
+                    format!("{} is releasing {} already; `wade status {name} -w` follows it", running.key, canary.version),
+                ));
+            }
+            if usable.rollout.spec.on_new_revision == OnNewRevision::Supersede {
+                managed.supersede(&canary.version);
+            }
+            match tokio::time::timeout(Duration::from_secs(1), notices.recv()).await {
+                Ok(Err(RecvError::Closed)) => return Err(problem(ProblemKind::Unavailable, "the daemon is stopping")),
+                // News, a gap in the news or none for a second: the record says whether it is over.
+                Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(&self, managed: &Managed, usable: &Usable, request: &ReleaseRequest, stable: Option<&Revision>) -> Plan {
+        let lane = match (&request.target, stable) {
+            (_, None) => Lane::FirstDeploy,
+            _ if request.emergency => Lane::Emergency { reason: request.reason.clone().unwrap_or_default() },
+            (ReleaseTarget::Rollback { .. }, _) => Lane::Rollback,
+            _ => Lane::Normal,
+        };
+        let unfit = stable.and_then(|stable| {
+            let running = running_of(stable, None).ok()?;
+            let presence = managed.service.presence(&stable.id, running.full, running.full);
+            (presence.ready == 0).then(|| format!("stable {} has no ready instance", stable.version))
+        });
+        let around = Circumstances { lane, stable_unfit: unfit, requests_per_second: managed.rate() };
+        let resolved = &usable.resolved;
+        let mut plan = lower(usable.name(), &usable.rollout.spec, &resolved.strategy, &resolved.analysis, &resolved.limits, &around);
+        if request.require_proof {
+            plan.on_undecided = OnUndecided::Gate;
+        }
+        plan
+    }
+
+    /// Records a command and waits a little for what comes of it.
+    ///
+    /// # Errors
+    /// No release runs, or the record cannot be written.
+    pub async fn command(self: &Arc<Self>, name: &str, request: CommandRequest, by: Actor) -> Result<Acknowledged, Problem> {
+        let managed = self.managed(name).ok_or_else(|| problem(ProblemKind::NotFound, format!("there is no rollout {name}; `wade status` lists them")))?;
+        let running = self.store().running(name).map_err(unavailable)?.ok_or_else(|| {
+            problem(ProblemKind::Conflict, format!("no release of {name} is running, so there is nothing to {}", request.kind))
+        })?;
+        let key = running.key.clone();
+        let mut notices = self.follow();
+        let command = self.store().add_command(&key, request.kind, by, request.reason, self.clock().now()).map_err(unavailable)?;
+        self.wake(&managed);
+        let first = if request.kind == CommandKind::Abort { ABORT_WITHIN } else { ANSWER_WITHIN };
+        let answer = async {
+            loop {
+                match notices.recv().await {
+                    Ok(Notice::Entry { key: of, entry, .. }) if of == key => {
+                        if let Some(followed) = answers(&entry.event, command.id) {
+                            return Some((followed, entry.reason));
+                        }
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        };
+        tokio::pin!(answer);
+        let mut said = tokio::time::timeout(first, &mut answer).await.ok().flatten();
+        if said.is_none() && request.kind == CommandKind::Abort {
+            tracing::error!(release = %key, "an abort was not acknowledged within {ABORT_WITHIN:?}; taking over");
+            self.take_over(&managed)?;
+            said = tokio::time::timeout(ANSWER_WITHIN, &mut answer).await.ok().flatten();
+            said = said.or(Some((true, "the weight was put back on stable; the release is being cleaned up".to_owned())));
+        }
+        Ok(match said {
+            Some((followed, message)) => Acknowledged { release: key, command: command.id, followed: Some(followed), message },
+            None => Acknowledged { release: key, command: command.id, followed: None, message: format!("{} is recorded and will be followed", command.kind) },
+        })
+    }
+
+    /// What releasing with these variables would do, without doing it.
+    ///
+    /// # Errors
+    /// As [`Self::release`].
+    pub fn preview(self: &Arc<Self>, name: &str, set: &BTreeMap<String, String>) -> Result<String, Problem> {
+        let usable = self.usable(name)?;
+        bind(&usable.rollout, set).map_err(|faults| problem(ProblemKind::Invalid, faults.to_string()))?;
+        let managed = self.open_service(&usable)?;
+        let stable = self.store().stable(name).map_err(unavailable)?;
+        let plan = self.plan(&managed, &usable, &ReleaseRequest::default(), stable.as_ref());
+        let outlook = managed.rate().map(|rate| Outlook { requests_per_second: rate, error_rate: 0.0 });
+        Ok(render(&plan, outlook))
+    }
+}
+
+/// Whether an event is what came of a command, and whether it was followed.
+fn answers(event: &Event, id: u64) -> Option<bool> {
+    let (command, followed) = match event {
+        Event::GateOpened { command, .. }
+        | Event::Promoted { command, .. }
+        | Event::Paused { command, .. }
+        | Event::Resumed { command }
+        | Event::Retried { command } => (*command, true),
+        Event::Retreated { command, .. } => ((*command)?, true),
+        Event::Refused { command } => (*command, false),
+        _ => return None,
+    };
+    (command == id).then_some(followed)
+}
+
+/// What was found and chosen, in a few lines.
+fn found(managed: &Managed, plan: &Plan, stable: Option<&Revision>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(address) = managed.service.address() {
+        let rate = managed.rate().map(|rate| format!(", {rate:.0} requests/s")).unwrap_or_default();
+        lines.push(format!("requests come in on {address}{rate}"));
+    }
+    match stable {
+        Some(stable) => lines.push(format!("stable is {} ({})", stable.version, stable.id)),
+        None => lines.push("no revision serves yet".to_owned()),
+    }
+    if let Comparison::LimitsOnly { reason } = &plan.comparison {
+        lines.push(format!("not compared with stable: {reason}"));
+    }
+    lines
+}
+
+/// A release by rollout and number.
+pub(crate) fn key(rollout: &str, number: u64) -> ReleaseKey {
+    ReleaseKey { rollout: rollout.to_owned(), number }
+}
