@@ -17,8 +17,8 @@ use super::diagnosis::{Diagnosis, Problem};
 use super::ledger::SlotKey;
 use super::proc;
 use super::ready;
+use super::shared::{Shared, lock};
 use super::spec::{ProcessSpec, Ready, StopRule};
-use super::supervisor::{Shared, lock};
 
 mod live;
 
