@@ -31,6 +31,7 @@ mod launch;
 mod output;
 mod proc;
 mod ready;
+mod shared;
 mod slot;
 mod supervisor;
 mod user;

@@ -230,7 +230,8 @@ mod tests {
     fn what_it_is_changes_the_identity() {
         let (dir, spec) = checkout();
         let before = identity(&spec, dir.path()).unwrap();
-        let changes: [(&str, &dyn Fn(&mut ProcessSpec)); 7] = [
+        type Change<'a> = (&'a str, &'a dyn Fn(&mut ProcessSpec));
+        let changes: [Change<'_>; 7] = [
             ("argument", &|s| s.command.push("-v".into())),
             ("arguments split elsewhere", &|s| s.command[1] = "${POR".into()),
             ("env", &|s| drop(s.env.insert("A".into(), "1".into()))),

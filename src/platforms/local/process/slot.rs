@@ -17,8 +17,8 @@ use super::diagnosis::{Diagnosis, Problem};
 use super::ledger::SlotKey;
 use super::proc;
 use super::ready;
+use super::shared::{Shared, lock};
 use super::spec::{ProcessSpec, Ready, StopRule};
-use super::supervisor::{Shared, lock};
 
 mod live;
 
@@ -222,7 +222,7 @@ impl Slot {
             let seen = match answer {
                 Ok(()) if !self.is_ready() => self.confirm(live).await,
                 Ok(()) => Ok(()),
-                Err(seen) => Err(self.not_ready(seen)),
+                Err(seen) => Err(self.not_ready(&seen)),
             };
             misses = if seen.is_ok() { 0 } else { misses + 1 };
             self.judge(live, seen, misses);
@@ -243,7 +243,7 @@ impl Slot {
             .await
     }
 
-    fn not_ready(&self, seen: String) -> Diagnosis {
+    fn not_ready(&self, seen: &str) -> Diagnosis {
         let try_this =
             "see its output, and whether the path, the port (it must listen on $PORT) and the probe are right";
         Diagnosis::new(

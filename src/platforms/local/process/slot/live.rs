@@ -13,7 +13,7 @@ use super::super::diagnosis::Diagnosis;
 use super::super::launch;
 use super::super::ledger::ProcessId;
 use super::super::proc::{self, Listener};
-use super::super::supervisor::PortLease;
+use super::super::shared::PortLease;
 use super::Ending;
 
 /// How often a group is looked at once its leader is gone: groups, unlike processes, tell nobody when they end.

@@ -268,9 +268,17 @@ async fn another_user_runs_without_the_daemons_rights() {
     let mut spec = world.spec("echo $(id -u):$(id -g):$(id -G) $HOME; exec sleep 60");
     spec.run_as = RunAs::User("12345:12346".into());
     supervisor.ensure("web", "r1", &spec, 1).unwrap();
-    let written = |seen: &[RevisionProcesses]| all_ready(seen, 1) && !seen[0].instances[0].last_output.is_empty();
-    let seen = until(&supervisor, "web", written).await;
-    assert_eq!(seen[0].instances[0].last_output, ["12345:12346:12346"]);
+    let key = SlotKey {
+        service: "web".into(),
+        revision: "r1".into(),
+        slot: 0,
+    };
+    let output = until_file(&supervisor.output_file(&key), |text| text.ends_with('\n')).await;
+    assert_eq!(output, "12345:12346:12346\n");
+    assert_eq!(
+        supervisor.observe("web")[0].instances[0].last_output,
+        ["12345:12346:12346"]
+    );
     supervisor.shutdown(Shutdown::Stop).await;
 }
 
