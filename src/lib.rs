@@ -1,8 +1,10 @@
 //! Wade: progressive rollout with automatic rollback. (The map follows.)
 pub mod clock;
+pub mod demo;
 pub mod engine;
 pub mod judge;
 pub mod plan;
 pub mod platforms;
 pub mod signals;
+pub mod smoke;
 pub mod spec;
