@@ -10,8 +10,8 @@ use std::time::Duration;
 /// The content type of the text.
 pub(super) const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Upper bounds in milliseconds, from 1 ms to 10 s. A step is at most a factor of 1.5 up to 100 ms and 2 beyond, so that a
-/// threefold slowdown moves requests over at least two bounds.
+/// Upper bounds in milliseconds, from 1 ms to 10 s. No step is more than a factor of 2 (1.5 where latencies usually are),
+/// so that a threefold slowdown moves every request over at least one bound and most over two.
 const BOUNDS_MS: [u32; 24] = [
     1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 10_000,
 ];
