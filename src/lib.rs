@@ -2,6 +2,7 @@
 pub mod clock;
 pub mod controller;
 pub mod daemon;
+pub mod demo;
 pub mod engine;
 pub mod judge;
 pub mod plan;
