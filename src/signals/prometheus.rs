@@ -192,7 +192,7 @@ pub async fn history(
 ) -> Result<Vec<PodHistory>, NoMeasurement> {
     let unusable = |error: PrometheusConfigError| NoMeasurement::new(NoMeasurementKind::Unusable, error.to_string());
     let blocks = (span.as_secs() / HISTORY_BLOCK.as_secs()).clamp(1, MAX_HISTORY_BLOCKS);
-    let (_, end_secs) = (blocks, clock.now().as_second());
+    let end_secs = clock.now().as_second();
     let begin_secs = end_secs - blocks * HISTORY_BLOCK.as_secs();
     let asked: Vec<Asked> = plan(config)
         .map_err(unusable)?

@@ -41,6 +41,8 @@ pub(super) struct Asked {
     pub(super) part: Part,
     pub(super) side: Side,
     expression: String,
+    /// The same for history, which has no use for buckets.
+    history: String,
     /// A plain selector is fetched as a range, with the scrapes' own timestamps.
     selector: bool,
 }
@@ -57,7 +59,7 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
             let expression = expand(query, matchers)
                 .ok_or_else(|| PrometheusConfigError::NoSide { metric: metric.clone(), query: query.to_owned() })?;
             let selector = is_selector(&expression) && !matches!(part, Part::Gauge(_));
-            asked.push(Asked { part, side, expression, selector });
+            asked.push(Asked { part, side, history: expression.clone(), expression, selector });
             Ok(())
         };
         for metric in &config.metrics {
@@ -72,8 +74,8 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
             }
         }
         if config.metrics.contains(&PrometheusMetric::Known) {
-            let expression = known_selector(matchers, true);
-            asked.push(Asked { part: Part::Known, side, expression, selector: true });
+            let (expression, history) = (known_selector(matchers, true), known_selector(matchers, false));
+            asked.push(Asked { part: Part::Known, side, expression, history, selector: true });
         }
     }
     Ok(asked)
@@ -136,7 +138,7 @@ impl Asked {
 
     /// The PromQL for history.
     pub(super) fn history_expression(&self) -> String {
-        self.expression.clone()
+        self.history.clone()
     }
 
     /// The answer to a gauge's query.
