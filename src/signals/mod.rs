@@ -188,7 +188,10 @@ pub struct NoMeasurement {
 impl NoMeasurement {
     /// A failure of `kind`, explained by `reason`.
     pub fn new(kind: NoMeasurementKind, reason: impl Into<String>) -> Self {
-        Self { kind, reason: reason.into() }
+        Self {
+            kind,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -241,6 +244,9 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { silent_after: Duration::from_secs(15), down_after: Duration::from_secs(15) }
+        Self {
+            silent_after: Duration::from_secs(15),
+            down_after: Duration::from_secs(15),
+        }
     }
 }

@@ -42,7 +42,10 @@ struct Shared {
 
 impl FakeServer {
     pub(crate) async fn start(answer: Answer) -> Self {
-        let shared = Arc::new(Mutex::new(Shared { answer, requests: Vec::new() }));
+        let shared = Arc::new(Mutex::new(Shared {
+            answer,
+            requests: Vec::new(),
+        }));
         let state = Arc::clone(&shared);
         let app = Router::new().fallback(move |uri: Uri, headers: HeaderMap| {
             let state = Arc::clone(&state);
