@@ -191,7 +191,7 @@ fn the_choice_prefers_traffic_then_the_other_sides_family_then_the_table() {
             "http_server_request_duration_seconds",
         ),
         (
-            format!("http_requests_total 5\nhttp_request_duration_seconds_count{{code=\"200\"}} 5"),
+            "http_requests_total 5\nhttp_request_duration_seconds_count{code=\"200\"} 5".to_owned(),
             Choice::default(),
             "http_request_duration_seconds",
         ),

@@ -46,7 +46,7 @@ fn success(data: &Json) -> Answer {
     FakeServer::json(json!({"status": "success", "data": data}).to_string())
 }
 
-fn matrix(series: Json) -> Answer {
+fn matrix(series: &Json) -> Answer {
     success(&json!({"resultType": "matrix", "result": series}))
 }
 
@@ -56,7 +56,7 @@ fn kinds(round: &Round) -> Vec<NoMeasurementKind> {
 
 #[tokio::test]
 async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
-    let elsewhere = FakeServer::start(matrix(json!([]))).await;
+    let elsewhere = FakeServer::start(matrix(&json!([]))).await;
     let table = [
         (Answer::Never, NoMeasurementKind::Slow, "in time"),
         (Answer::Status(401, "no"), NoMeasurementKind::Denied, "credentials"),
@@ -95,7 +95,7 @@ async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
             NoMeasurementKind::Partial,
             "store gone",
         ),
-        (matrix(json!([])), NoMeasurementKind::Empty, "label matchers"),
+        (matrix(&json!([])), NoMeasurementKind::Empty, "label matchers"),
     ];
     let server = FakeServer::start(Answer::Never).await;
     let mut poller = poller(api(&server), known());
@@ -119,7 +119,7 @@ async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
 async fn not_a_number_is_said_and_not_counted() {
     let series =
         json!([{"metric": {"__name__": "http_requests_total", "code": "200", "pod": "a"}, "values": [[START, "NaN"]]}]);
-    let server = FakeServer::start(matrix(series)).await;
+    let server = FakeServer::start(matrix(&series)).await;
     let mut poller = poller(api(&server), known());
     let round = poller.poll().await;
     assert_eq!(kinds(&round), [NoMeasurementKind::NotANumber]);
@@ -130,7 +130,7 @@ async fn not_a_number_is_said_and_not_counted() {
 
 #[tokio::test]
 async fn credentials_are_sent_and_never_printed() {
-    let server = FakeServer::start(matrix(json!([]))).await;
+    let server = FakeServer::start(matrix(&json!([]))).await;
     let headers = [("X-Scope-OrgID".to_owned(), Secret::new("tenant-7"))];
     let auth = Auth::Bearer(Secret::new("hunter2"));
     let api = Api::new(http_client().unwrap(), &server.url("/prom"), auth, &headers).unwrap();
@@ -327,7 +327,7 @@ async fn history_is_blocks_of_requests_and_errors_per_pod() {
             .collect();
         json!({"metric": {"__name__": "http_requests_total", "code": code, "pod": pod}, "values": values})
     };
-    let server = FakeServer::start(matrix(json!([
+    let server = FakeServer::start(matrix(&json!([
         series("a", "200", 0, &[1000, 1010, 1020, 1030, 1040, 1050, 1060]),
         series("a", "500", 3, &[2, 2, 2, 2]),
         series("b", "200", 0, &[500, 520, 5, 25, 45, 65, 85]),
@@ -362,7 +362,7 @@ async fn history_is_blocks_of_requests_and_errors_per_pod() {
         blocks: blocks.to_vec(),
     };
     assert_eq!(read, [pod("a", &a), pod("b", &b)]);
-    server.set(matrix(json!([])));
+    server.set(matrix(&json!([])));
     let nothing = history(
         &api(&server),
         &known(),
