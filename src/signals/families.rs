@@ -49,7 +49,13 @@ struct Known {
     only: Option<(&'static str, &'static str)>,
 }
 
-const HTTP_LABELS: &[&str] = &["code", "status", "status_code", "http_status_code", "http_response_status_code"];
+const HTTP_LABELS: &[&str] = &[
+    "code",
+    "status",
+    "status_code",
+    "http_status_code",
+    "http_response_status_code",
+];
 const SECONDS: f64 = 1.0;
 const MILLISECONDS: f64 = 1e-3;
 
@@ -215,11 +221,28 @@ pub struct Extract {
 
 /// Requests that are no traffic: probes, metrics, reflection.
 fn is_housekeeping(point: &Point) -> bool {
-    const ROUTE_LABELS: [&str; 8] = ["http_route", "route", "path", "uri", "handler", "endpoint", "url", "url_path"];
-    const HOUSEKEEPING: [&str; 7] = ["/metrics", "/healthz", "/livez", "/readyz", "/health", "/live", "/ready"];
-    let route = ROUTE_LABELS.iter().map(|label| point.label(label)).find(|route| !route.is_empty()).unwrap_or("");
+    const ROUTE_LABELS: [&str; 8] = [
+        "http_route",
+        "route",
+        "path",
+        "uri",
+        "handler",
+        "endpoint",
+        "url",
+        "url_path",
+    ];
+    const HOUSEKEEPING: [&str; 7] = [
+        "/metrics", "/healthz", "/livez", "/readyz", "/health", "/live", "/ready",
+    ];
+    let route = ROUTE_LABELS
+        .iter()
+        .map(|label| point.label(label))
+        .find(|route| !route.is_empty())
+        .unwrap_or("");
     let path = route.split('?').next().unwrap_or_default().trim_end_matches('/');
-    let spring = ["/actuator/health", "/actuator/prometheus"].iter().any(|p| path.starts_with(p));
+    let spring = ["/actuator/health", "/actuator/prometheus"]
+        .iter()
+        .any(|p| path.starts_with(p));
     let service = point.label("grpc_service");
     let grpc = service == "grpc.health.v1.Health" || service.starts_with("grpc.reflection.");
     HOUSEKEEPING.contains(&path) || spring || grpc
@@ -237,10 +260,17 @@ fn http_outcome(status: &str) -> Outcome {
 impl Status {
     fn outcome(self, point: &Point) -> Outcome {
         match self {
-            Self::Http(labels) => {
-                http_outcome(labels.iter().map(|label| point.label(label)).find(|v| !v.is_empty()).unwrap_or(""))
-            }
-            Self::OpenTelemetry => match [point.label("http_response_status_code"), point.label("http_status_code")] {
+            Self::Http(labels) => http_outcome(
+                labels
+                    .iter()
+                    .map(|label| point.label(label))
+                    .find(|v| !v.is_empty())
+                    .unwrap_or(""),
+            ),
+            Self::OpenTelemetry => match [
+                point.label("http_response_status_code"),
+                point.label("http_status_code"),
+            ] {
                 ["", ""] if point.label("error_type").is_empty() => Outcome::Unknown,
                 ["", ""] => Outcome::Bad,
                 ["", status] | [status, _] => http_outcome(status),
@@ -248,7 +278,9 @@ impl Status {
             // The codes that are the server's doing; the others are answers to what was asked.
             Self::Grpc => match point.label("grpc_code") {
                 "" => Outcome::Unknown,
-                "Unknown" | "DeadlineExceeded" | "Unimplemented" | "Internal" | "Unavailable" | "DataLoss" => Outcome::Bad,
+                "Unknown" | "DeadlineExceeded" | "Unimplemented" | "Internal" | "Unavailable" | "DataLoss" => {
+                    Outcome::Bad
+                }
                 _ => Outcome::Good,
             },
             Self::Istio => match point.label("grpc_response_status") {
@@ -279,7 +311,9 @@ pub fn track(points: &[Point]) -> Vec<Tracked> {
         for family in Family::all() {
             let known = &KNOWN[family.0];
             let is_counter = point.name == known.counter;
-            let unit = known.buckets.and_then(|(name, unit)| (name == point.name).then_some(unit));
+            let unit = known
+                .buckets
+                .and_then(|(name, unit)| (name == point.name).then_some(unit));
             if !is_counter && unit.is_none() {
                 continue;
             }
@@ -295,14 +329,22 @@ pub fn track(points: &[Point]) -> Vec<Tracked> {
                 });
             } else if let (Some(unit), Ok(le)) = (unit, point.label("le").parse::<f64>()) {
                 let series = series_id(&point.name, &point.labels, Some("le"));
-                buckets.entry((family, series)).or_default().push((le * unit, point.value));
+                buckets
+                    .entry((family, series))
+                    .or_default()
+                    .push((le * unit, point.value));
             }
         }
     }
     let mut bounds = Bounds::default();
     for ((family, series), pairs) in buckets {
         if let Some(value) = bounds.histogram(pairs) {
-            tracked.push(Tracked { family, meaning: Meaning::Durations, series, value });
+            tracked.push(Tracked {
+                family,
+                meaning: Meaning::Durations,
+                series,
+                value,
+            });
         }
     }
     tracked
@@ -356,16 +398,16 @@ pub struct Choice {
 ///
 /// Each item is one series: its family, what it means, and the total it shows.
 pub fn choose(series: &[(Family, Meaning, f64)], prefer: Choice) -> Choice {
-    let requests = best(series, prefer.requests, |meaning| matches!(meaning, Meaning::Requests(_)));
-    let durations = best(series, prefer.durations.or(requests), |meaning| meaning == Meaning::Durations);
+    let requests = best(series, prefer.requests, |meaning| {
+        matches!(meaning, Meaning::Requests(_))
+    });
+    let durations = best(series, prefer.durations.or(requests), |meaning| {
+        meaning == Meaning::Durations
+    });
     Choice { requests, durations }
 }
 
-fn best(
-    series: &[(Family, Meaning, f64)],
-    prefer: Option<Family>,
-    wanted: impl Fn(Meaning) -> bool,
-) -> Option<Family> {
+fn best(series: &[(Family, Meaning, f64)], prefer: Option<Family>, wanted: impl Fn(Meaning) -> bool) -> Option<Family> {
     // (without traffic, not preferred, cannot tell errors): the smallest is the best.
     let mut ranks: BTreeMap<Family, (bool, bool, bool)> = BTreeMap::new();
     for (family, meaning, total) in series.iter().filter(|(_, meaning, _)| wanted(*meaning)) {
@@ -373,7 +415,10 @@ fn best(
         rank.0 &= *total <= 0.0 || total.is_nan();
         rank.2 &= *meaning == Meaning::Requests(Outcome::Unknown);
     }
-    ranks.into_iter().min_by_key(|(family, rank)| (*rank, *family)).map(|(family, _)| family)
+    ranks
+        .into_iter()
+        .min_by_key(|(family, rank)| (*rank, *family))
+        .map(|(family, _)| family)
 }
 
 /// What these points show now, read from the best family; `None` where no known family is among them.
@@ -395,7 +440,10 @@ pub fn extract(points: &[Point]) -> Option<Extract> {
                 (None, value) => latency = Some((one.family, value)),
                 (
                     Some((_, Value::Buckets { le, cumulative })),
-                    Value::Buckets { le: other_le, cumulative: other },
+                    Value::Buckets {
+                        le: other_le,
+                        cumulative: other,
+                    },
                 ) if *le == other_le => {
                     cumulative.iter_mut().zip(other).for_each(|(sum, n)| *sum += n);
                 }
@@ -404,7 +452,12 @@ pub fn extract(points: &[Point]) -> Option<Extract> {
             _ => {}
         }
     }
-    Some(Extract { family, requests, errors: can_tell.then_some(errors), latency })
+    Some(Extract {
+        family,
+        requests,
+        errors: can_tell.then_some(errors),
+        latency,
+    })
 }
 
 /// When the process of these points started, in Unix seconds, where it says so.

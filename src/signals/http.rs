@@ -70,14 +70,21 @@ fn install_tls_provider() {
 /// [`NoMeasurement`] naming `what` if it is longer (nothing beyond the limit is read), slow or broken.
 pub async fn bounded_body(mut response: Response, limit: usize, what: &str) -> Result<Vec<u8>, NoMeasurement> {
     let too_large = || {
-        let reason = format!("{what} answered with more than {} MiB, the limit; ask for fewer series", limit >> 20);
+        let reason = format!(
+            "{what} answered with more than {} MiB, the limit; ask for fewer series",
+            limit >> 20
+        );
         NoMeasurement::new(NoMeasurementKind::TooLarge, reason)
     };
     if response.content_length().is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| transport_failure(&error, what))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| transport_failure(&error, what))?
+    {
         if body.len() + chunk.len() > limit {
             return Err(too_large());
         }
@@ -89,7 +96,10 @@ pub async fn bounded_body(mut response: Response, limit: usize, what: &str) -> R
 /// A failed request in words.
 pub fn transport_failure(error: &reqwest::Error, what: &str) -> NoMeasurement {
     if error.is_timeout() {
-        return NoMeasurement::new(NoMeasurementKind::Slow, format!("{what} did not answer in time; is it overloaded?"));
+        return NoMeasurement::new(
+            NoMeasurementKind::Slow,
+            format!("{what} did not answer in time; is it overloaded?"),
+        );
     }
     // The innermost cause is what a person can act on ("connection refused"); the outer ones repeat the URL.
     let mut cause: &dyn std::error::Error = error;
@@ -108,11 +118,18 @@ pub fn success(response: Response, what: &str) -> Result<Response, NoMeasurement
     let status = response.status();
     let (kind, reason) = match status.as_u16() {
         200..=299 => return Ok(response),
-        300..=399 => {
-            (NoMeasurementKind::Redirected, format!("{what} redirects ({status}), which is not followed; give the final address"))
-        }
-        401 | 403 => (NoMeasurementKind::Denied, format!("{what} refused Wade's credentials ({status}); check the token or user")),
-        _ => (NoMeasurementKind::Refused, format!("{what} answered {status}; check the address and path")),
+        300..=399 => (
+            NoMeasurementKind::Redirected,
+            format!("{what} redirects ({status}), which is not followed; give the final address"),
+        ),
+        401 | 403 => (
+            NoMeasurementKind::Denied,
+            format!("{what} refused Wade's credentials ({status}); check the token or user"),
+        ),
+        _ => (
+            NoMeasurementKind::Refused,
+            format!("{what} answered {status}; check the address and path"),
+        ),
     };
     Err(NoMeasurement::new(kind, reason))
 }

@@ -23,7 +23,11 @@ pub struct Merged<R, S> {
 impl<R: Signals, S: Signals> Merged<R, S> {
     /// Both, nothing measured yet.
     pub fn new(router: R, scraped: S) -> Self {
-        Self { router, scraped, owned: BTreeSet::new() }
+        Self {
+            router,
+            scraped,
+            owned: BTreeSet::new(),
+        }
     }
 
     /// The second source, to give it targets.
@@ -77,9 +81,19 @@ mod tests {
     use crate::signals::{Condition, ERRORS, PodIncrement, Side};
 
     fn sample(condition: Condition, metrics: &[(&str, f64)], found: &str) -> Sample {
-        let both = |value| Sides { canary: Some(Increment::Value(value)), stable: Some(Increment::Value(value)) };
-        let metrics = metrics.iter().map(|(metric, value)| ((*metric).to_owned(), both(*value))).collect();
-        Sample { observation: Observation { metrics }, found: vec![found.to_owned()], ..Sample::empty(condition) }
+        let both = |value| Sides {
+            canary: Some(Increment::Value(value)),
+            stable: Some(Increment::Value(value)),
+        };
+        let metrics = metrics
+            .iter()
+            .map(|(metric, value)| ((*metric).to_owned(), both(*value)))
+            .collect();
+        Sample {
+            observation: Observation { metrics },
+            found: vec![found.to_owned()],
+            ..Sample::empty(condition)
+        }
     }
 
     fn owned() -> BTreeSet<MetricName> {
@@ -89,8 +103,16 @@ mod tests {
     #[test]
     fn the_router_is_preferred_and_scrapes_add_what_it_has_not() {
         let router = sample(Condition::CanarySilent, &[(ERRORS, 1.0)], "router");
-        let pods = vec![PodIncrement { pod: "a".to_owned(), side: Side::Stable, requests: 2.0, errors: 0.0 }];
-        let scraped = Sample { pods: pods.clone(), ..sample(Condition::Measured, &[(ERRORS, 2.0), ("lag", 3.0)], "http") };
+        let pods = vec![PodIncrement {
+            pod: "a".to_owned(),
+            side: Side::Stable,
+            requests: 2.0,
+            errors: 0.0,
+        }];
+        let scraped = Sample {
+            pods: pods.clone(),
+            ..sample(Condition::Measured, &[(ERRORS, 2.0), ("lag", 3.0)], "http")
+        };
         let mut expected = sample(Condition::CanarySilent, &[(ERRORS, 1.0), ("lag", 3.0)], "http");
         expected.found.push("router".to_owned());
         expected.pods = pods;
@@ -99,10 +121,19 @@ mod tests {
 
     #[test]
     fn a_metric_stays_with_the_router_while_it_is_away() {
-        let away = Sample::empty(Condition::SourceDown { reason: "router away".to_owned() });
+        let away = Sample::empty(Condition::SourceDown {
+            reason: "router away".to_owned(),
+        });
         let scraped = sample(Condition::Measured, &[(ERRORS, 2.0)], "http");
         let merged = merge(away.clone(), scraped.clone(), &owned());
-        assert_eq!((merged.observation, merged.condition), (Observation::default(), away.condition.clone()));
-        assert_eq!(merge(away, scraped.clone(), &BTreeSet::new()), scraped, "a router that never measured is no source");
+        assert_eq!(
+            (merged.observation, merged.condition),
+            (Observation::default(), away.condition.clone())
+        );
+        assert_eq!(
+            merge(away, scraped.clone(), &BTreeSet::new()),
+            scraped,
+            "a router that never measured is no source"
+        );
     }
 }

@@ -45,7 +45,13 @@ struct Seen {
 impl Presence {
     /// Nobody seen yet.
     pub fn new(began: Timestamp, patience: Patience) -> Self {
-        Self { patience, began, canary_expected_since: None, cadence: Duration::ZERO, sides: Sides::default() }
+        Self {
+            patience,
+            began,
+            canary_expected_since: None,
+            cadence: Duration::ZERO,
+            sides: Sides::default(),
+        }
     }
 
     /// See [`Signals::expect_canary_traffic`](crate::signals::Signals::expect_canary_traffic).
@@ -68,7 +74,10 @@ impl Presence {
         }
         seen.recent.push_back((now, requests));
         while seen.recent.len() > RATE_ROUNDS
-            || seen.recent.front().is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
+            || seen
+                .recent
+                .front()
+                .is_some_and(|(at, _)| now.duration_since(*at) > RATE_WINDOW)
         {
             seen.recent.pop_front();
         }
@@ -96,18 +105,26 @@ impl Presence {
 
         let stable = &self.sides.stable;
         if !stable.answered.is_some_and(|at| within(at, down_after)) {
-            return Condition::SourceDown { reason: stable.why_unmeasured(now) };
+            return Condition::SourceDown {
+                reason: stable.why_unmeasured(now),
+            };
         }
         let busy = |seen: &Seen| seen.busy.is_some_and(|at| within(at, silent_after));
         let canary = &self.sides.canary;
         if busy(stable) {
-            let waited_since = self.canary_expected_since.map(|since| canary.busy.map_or(since, |busy| busy.max(since)));
+            let waited_since = self
+                .canary_expected_since
+                .map(|since| canary.busy.map_or(since, |busy| busy.max(since)));
             return match waited_since {
                 Some(since) if !within(since, silent_after) => Condition::CanarySilent,
                 _ => Condition::Measured,
             };
         }
-        if busy(canary) || within(self.began, silent_after) { Condition::Measured } else { Condition::BothSilent }
+        if busy(canary) || within(self.began, silent_after) {
+            Condition::Measured
+        } else {
+            Condition::BothSilent
+        }
     }
 
     fn at_least_some_intervals(&self, patience: Duration) -> SignedDuration {
@@ -137,7 +154,10 @@ mod tests {
     }
 
     fn patience() -> Patience {
-        Patience { silent_after: Duration::from_secs(10), down_after: Duration::from_secs(5) }
+        Patience {
+            silent_after: Duration::from_secs(10),
+            down_after: Duration::from_secs(5),
+        }
     }
 
     /// Answers of both sides (requests a second, or nothing) for so many seconds; then the condition.
@@ -156,17 +176,55 @@ mod tests {
 
     #[test]
     fn conditions_follow_who_answers_and_who_is_busy() {
-        let down = Condition::SourceDown { reason: "nothing has been measured on stable yet".to_owned() };
+        let down = Condition::SourceDown {
+            reason: "nothing has been measured on stable yet".to_owned(),
+        };
         let table = [
-            ("both busy", after(20, Some(9.0), Some(1.0), Some(0)), Condition::Measured),
-            ("canary idle but nobody expects it to work", after(20, Some(9.0), Some(0.0), None), Condition::Measured),
-            ("canary idle, not for long", after(9, Some(9.0), Some(0.0), Some(0)), Condition::Measured),
-            ("canary idle since the weight was raised", after(20, Some(9.0), Some(0.0), Some(15)), Condition::Measured),
-            ("canary idle", after(10, Some(9.0), Some(0.0), Some(0)), Condition::CanarySilent),
-            ("canary gone", after(10, Some(9.0), None, Some(0)), Condition::CanarySilent),
-            ("both idle, just begun", after(5, Some(0.0), Some(0.0), Some(0)), Condition::Measured),
-            ("both idle", after(10, Some(0.0), Some(0.0), Some(0)), Condition::BothSilent),
-            ("only canary busy", after(20, Some(0.0), Some(1.0), Some(0)), Condition::Measured),
+            (
+                "both busy",
+                after(20, Some(9.0), Some(1.0), Some(0)),
+                Condition::Measured,
+            ),
+            (
+                "canary idle but nobody expects it to work",
+                after(20, Some(9.0), Some(0.0), None),
+                Condition::Measured,
+            ),
+            (
+                "canary idle, not for long",
+                after(9, Some(9.0), Some(0.0), Some(0)),
+                Condition::Measured,
+            ),
+            (
+                "canary idle since the weight was raised",
+                after(20, Some(9.0), Some(0.0), Some(15)),
+                Condition::Measured,
+            ),
+            (
+                "canary idle",
+                after(10, Some(9.0), Some(0.0), Some(0)),
+                Condition::CanarySilent,
+            ),
+            (
+                "canary gone",
+                after(10, Some(9.0), None, Some(0)),
+                Condition::CanarySilent,
+            ),
+            (
+                "both idle, just begun",
+                after(5, Some(0.0), Some(0.0), Some(0)),
+                Condition::Measured,
+            ),
+            (
+                "both idle",
+                after(10, Some(0.0), Some(0.0), Some(0)),
+                Condition::BothSilent,
+            ),
+            (
+                "only canary busy",
+                after(20, Some(0.0), Some(1.0), Some(0)),
+                Condition::Measured,
+            ),
             ("stable cannot be measured", after(20, None, Some(1.0), Some(0)), down),
         ];
         for (claim, seen, expected) in table {
@@ -180,7 +238,12 @@ mod tests {
         presence.answered(Side::Stable, at(0), 1.0);
         presence.failed(Side::Stable, "connection refused");
         assert_eq!(presence.condition(at(4)), Condition::Measured);
-        assert_eq!(presence.condition(at(5)), Condition::SourceDown { reason: "connection refused".to_owned() });
+        assert_eq!(
+            presence.condition(at(5)),
+            Condition::SourceDown {
+                reason: "connection refused".to_owned()
+            }
+        );
         presence.answered(Side::Stable, at(6), 1.0);
         assert_eq!(presence.condition(at(6)), Condition::Measured);
     }

@@ -108,7 +108,9 @@ impl PrometheusConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PrometheusConfigError {
     /// A query that is the same for both sides compares a revision with itself.
-    #[error("metric {metric}: the query {query:?} has no ${{side}}, so it cannot tell the revisions apart; write it as {{${{side}}}} inside a selector")]
+    #[error(
+        "metric {metric}: the query {query:?} has no ${{side}}, so it cannot tell the revisions apart; write it as {{${{side}}}} inside a selector"
+    )]
     NoSide {
         /// The metric.
         metric: MetricName,
@@ -164,7 +166,10 @@ impl Signals for Prometheus {
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).expect_canary_traffic(since);
+        self.tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expect_canary_traffic(since);
     }
 }
 
@@ -174,7 +179,10 @@ async fn run(mut poller: Poller, tally: Arc<Mutex<Tally>>) {
     loop {
         ticks.tick().await;
         let round = poller.poll().await;
-        tally.lock().unwrap_or_else(PoisonError::into_inner).round(poller.clock.now(), round);
+        tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .round(poller.clock.now(), round);
     }
 }
 
@@ -192,7 +200,7 @@ pub async fn history(
 ) -> Result<Vec<PodHistory>, NoMeasurement> {
     let unusable = |error: PrometheusConfigError| NoMeasurement::new(NoMeasurementKind::Unusable, error.to_string());
     let blocks = (span.as_secs() / HISTORY_BLOCK.as_secs()).clamp(1, MAX_HISTORY_BLOCKS);
-    let (_, end_secs) = (blocks, clock.now().as_second());
+    let end_secs = clock.now().as_second();
     let begin_secs = end_secs - blocks * HISTORY_BLOCK.as_secs();
     let asked: Vec<Asked> = plan(config)
         .map_err(unusable)?
@@ -200,7 +208,12 @@ pub async fn history(
         .filter(|asked| asked.side == Side::Stable && asked.is_for_history())
         .collect();
     let answers = join_all(asked.iter().map(|asked| {
-        api.range(asked.history_expression(), begin_secs, end_secs, HISTORY_BLOCK.as_secs())
+        api.range(
+            asked.history_expression(),
+            begin_secs,
+            end_secs,
+            HISTORY_BLOCK.as_secs(),
+        )
     }));
     let mut collected = Collected::new(config.pod_label.clone());
     for (asked, answer) in asked.iter().zip(answers.await) {
@@ -215,7 +228,14 @@ pub async fn history(
         let at = began + HISTORY_BLOCK * (block as i32);
         let (now, later) = scrapes.into_iter().partition(|scrape| scrape.scrape.at <= at);
         scrapes = later;
-        tally.round(at, Round { scrapes: now, baseline: block == 0, ..Round::default() });
+        tally.round(
+            at,
+            Round {
+                scrapes: now,
+                baseline: block == 0,
+                ..Round::default()
+            },
+        );
         for pod in tally.take(at).pods {
             let series = pods.entry(pod.pod).or_insert_with(|| vec![(0.0, 0.0); blocks as usize]);
             // Block 0 is the baseline and has no increments.
@@ -223,10 +243,16 @@ pub async fn history(
         }
     }
     if pods.is_empty() {
-        let reason = format!("{api} has no history of stable ({}) in a known metric family", config.matchers.stable);
+        let reason = format!(
+            "{api} has no history of stable ({}) in a known metric family",
+            config.matchers.stable
+        );
         return Err(NoMeasurement::new(NoMeasurementKind::Empty, reason));
     }
-    Ok(pods.into_iter().map(|(pod, blocks)| PodHistory { pod, blocks }).collect())
+    Ok(pods
+        .into_iter()
+        .map(|(pod, blocks)| PodHistory { pod, blocks })
+        .collect())
 }
 
 fn configured(metrics: &[PrometheusMetric]) -> BTreeSet<MetricName> {
@@ -255,7 +281,15 @@ struct Poller {
 impl Poller {
     fn new(api: Api, config: PrometheusConfig, clock: Arc<dyn Clock>) -> Result<Self, PrometheusConfigError> {
         let asked = plan(&config)?;
-        Ok(Self { api, config, clock, asked, last: BTreeMap::new(), last_good: None, baseline: true })
+        Ok(Self {
+            api,
+            config,
+            clock,
+            asked,
+            last: BTreeMap::new(),
+            last_good: None,
+            baseline: true,
+        })
     }
 
     fn new_tally(&self, began: Timestamp) -> Tally {
@@ -266,20 +300,33 @@ impl Poller {
         let started = tokio::time::Instant::now();
         let window = self
             .last_good
-            .map_or(MAX_WINDOW, |good| (started.duration_since(good) + WINDOW_SLACK).min(MAX_WINDOW))
+            .map_or(MAX_WINDOW, |good| {
+                (started.duration_since(good) + WINDOW_SLACK).min(MAX_WINDOW)
+            })
             .as_secs();
-        let answers = join_all(self.asked.iter().map(|asked| self.api.instant(asked.expression(window)))).await;
+        let answers = join_all(
+            self.asked
+                .iter()
+                .map(|asked| self.api.instant(asked.expression(window))),
+        )
+        .await;
         match self.understand(answers) {
             Ok(round) => {
                 self.last_good = Some(started);
                 round
             }
-            Err(failure) => Round { failures: vec![(None, failure)], ..Round::default() },
+            Err(failure) => Round {
+                failures: vec![(None, failure)],
+                ..Round::default()
+            },
         }
     }
 
     fn understand(&mut self, answers: Vec<Result<Data, NoMeasurement>>) -> Result<Round, NoMeasurement> {
-        let mut round = Round { baseline: self.baseline, ..Round::default() };
+        let mut round = Round {
+            baseline: self.baseline,
+            ..Round::default()
+        };
         let mut collected = Collected::new(self.config.pod_label.clone());
         let mut counters: BTreeSet<Side> = BTreeSet::new();
         for (asked, answer) in self.asked.iter().zip(answers) {
@@ -294,11 +341,16 @@ impl Poller {
             counters.insert(asked.side);
             collected.add(asked, answer?, &self.last, self.baseline)?;
         }
-        round.failures.extend(collected.take_notes().into_iter().map(|note| (None, note)));
+        round
+            .failures
+            .extend(collected.take_notes().into_iter().map(|note| (None, note)));
         let sides = collected.sides_seen().clone();
         round.scrapes = collected.into_scrapes();
         for scrape in &round.scrapes {
-            let last = self.last.entry(scrape.scrape.target.clone()).or_insert(scrape.scrape.at);
+            let last = self
+                .last
+                .entry(scrape.scrape.target.clone())
+                .or_insert(scrape.scrape.at);
             *last = scrape.scrape.at.max(*last);
         }
         query::forget_old(&mut self.last);
@@ -307,9 +359,15 @@ impl Poller {
                 "{} has no recent sample of stable ({}) for {}; check the label matchers and that it scrapes the pods",
                 self.api,
                 self.config.matchers.stable,
-                if configured(&self.config.metrics).contains(ERRORS) { "the queries given" } else { "any known metric family" },
+                if configured(&self.config.metrics).contains(ERRORS) {
+                    "the queries given"
+                } else {
+                    "any known metric family"
+                },
             );
-            round.failures.push((Some(Side::Stable), NoMeasurement::new(NoMeasurementKind::Empty, reason)));
+            round
+                .failures
+                .push((Some(Side::Stable), NoMeasurement::new(NoMeasurementKind::Empty, reason)));
         } else {
             // Until stable was seen once, nothing can be new.
             self.baseline = false;

@@ -62,7 +62,10 @@ impl RouterSignals {
             .into_iter()
             .filter_map(|(side, router)| Some(router_scrape(side, now, router?)))
             .collect();
-        let round = Round { scrapes, ..Round::default() };
+        let round = Round {
+            scrapes,
+            ..Round::default()
+        };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).round(now, round);
     }
 }
@@ -73,12 +76,19 @@ impl Signals for RouterSignals {
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).expect_canary_traffic(since);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expect_canary_traffic(since);
     }
 }
 
 fn router_scrape(side: Side, at: Timestamp, router: RouterSide) -> PodScrape {
-    let RouterSide { revision, counters, latency } = router;
+    let RouterSide {
+        revision,
+        counters,
+        latency,
+    } = router;
     let reading = |series: &str, role, value| Reading {
         series: series.to_owned(),
         meaning: (side, role),
@@ -86,8 +96,16 @@ fn router_scrape(side: Side, at: Timestamp, router: RouterSide) -> PodScrape {
         reset: ResetRule::FromZero,
     };
     let mut readings = vec![
-        reading("requests", Role::Total(ERRORS.to_owned()), Value::Count(counters.requests as f64)),
-        reading("errors", Role::Bad(ERRORS.to_owned()), Value::Count(counters.errors as f64)),
+        reading(
+            "requests",
+            Role::Total(ERRORS.to_owned()),
+            Value::Count(counters.requests as f64),
+        ),
+        reading(
+            "errors",
+            Role::Bad(ERRORS.to_owned()),
+            Value::Count(counters.errors as f64),
+        ),
     ];
     if let Some(RouterLatency { le, counts }) = latency {
         let mut sum = 0;
@@ -98,10 +116,23 @@ fn router_scrape(side: Side, at: Timestamp, router: RouterSide) -> PodScrape {
                 sum as f64
             })
             .collect();
-        readings.push(reading("latency", Role::Buckets(LATENCY.to_owned()), Value::Buckets { le, cumulative }));
+        readings.push(reading(
+            "latency",
+            Role::Buckets(LATENCY.to_owned()),
+            Value::Buckets { le, cumulative },
+        ));
     }
-    let scrape = Scrape { target: revision.clone(), at, started: None, readings };
-    PodScrape { pod: revision, sides: BTreeSet::from([side]), scrape }
+    let scrape = Scrape {
+        target: revision.clone(),
+        at,
+        started: None,
+        readings,
+    };
+    PodScrape {
+        pod: revision,
+        sides: BTreeSet::from([side]),
+        scrape,
+    }
 }
 
 #[cfg(test)]
@@ -115,8 +146,15 @@ mod tests {
     }
 
     fn side(revision: &str, requests: u64, errors: u64, counts: [u64; 2]) -> Option<RouterSide> {
-        let latency = Some(RouterLatency { le: [0.1].into(), counts: counts.to_vec() });
-        Some(RouterSide { revision: revision.to_owned(), counters: RouterCounters { requests, errors }, latency })
+        let latency = Some(RouterLatency {
+            le: [0.1].into(),
+            counts: counts.to_vec(),
+        });
+        Some(RouterSide {
+            revision: revision.to_owned(),
+            counters: RouterCounters { requests, errors },
+            latency,
+        })
     }
 
     fn counts(total: f64, bad: f64) -> Option<Increment> {
@@ -126,26 +164,74 @@ mod tests {
     #[test]
     fn increments_since_the_last_feed_are_handed_out_once() {
         let mut signals = RouterSignals::new(at(0), Patience::default());
-        signals.feed(at(0), Sides { canary: None, stable: side("v1", 1000, 5, [900, 100]) });
-        signals.feed(at(1), Sides { canary: side("v2", 3, 1, [2, 1]), stable: side("v1", 1050, 5, [940, 110]) });
-        signals.feed(at(2), Sides { canary: side("v2", 5, 2, [4, 1]), stable: side("v1", 1100, 6, [980, 120]) });
+        signals.feed(
+            at(0),
+            Sides {
+                canary: None,
+                stable: side("v1", 1000, 5, [900, 100]),
+            },
+        );
+        signals.feed(
+            at(1),
+            Sides {
+                canary: side("v2", 3, 1, [2, 1]),
+                stable: side("v1", 1050, 5, [940, 110]),
+            },
+        );
+        signals.feed(
+            at(2),
+            Sides {
+                canary: side("v2", 5, 2, [4, 1]),
+                stable: side("v1", 1100, 6, [980, 120]),
+            },
+        );
         let sample = signals.take(at(2));
-        let errors = Sides { canary: counts(5.0, 2.0), stable: counts(100.0, 1.0) };
-        let histogram = |counts: [f64; 2]| Some(Increment::Histogram { le: [0.1].into(), counts: counts.to_vec() });
-        let latency = Sides { canary: histogram([4.0, 1.0]), stable: histogram([80.0, 20.0]) };
+        let errors = Sides {
+            canary: counts(5.0, 2.0),
+            stable: counts(100.0, 1.0),
+        };
+        let histogram = |counts: [f64; 2]| {
+            Some(Increment::Histogram {
+                le: [0.1].into(),
+                counts: counts.to_vec(),
+            })
+        };
+        let latency = Sides {
+            canary: histogram([4.0, 1.0]),
+            stable: histogram([80.0, 20.0]),
+        };
         let expected = [(ERRORS.to_owned(), errors), (LATENCY.to_owned(), latency)].into();
-        assert_eq!((sample.observation.metrics, sample.condition), (expected, Condition::Measured));
+        assert_eq!(
+            (sample.observation.metrics, sample.condition),
+            (expected, Condition::Measured)
+        );
         assert_eq!(sample.rates.stable, Some(50.0));
-        assert_eq!(signals.take(at(2)).observation.metrics, [].into(), "nothing is handed out twice");
+        assert_eq!(
+            signals.take(at(2)).observation.metrics,
+            [].into(),
+            "nothing is handed out twice"
+        );
     }
 
     #[test]
     fn a_side_that_is_not_routed_is_not_measured() {
         let mut signals = RouterSignals::new(at(0), Patience::default());
         for second in 0..3 {
-            signals.feed(at(second), Sides { canary: None, stable: side("v1", 10 * second as u64, 0, [0, 0]) });
+            signals.feed(
+                at(second),
+                Sides {
+                    canary: None,
+                    stable: side("v1", 10 * second as u64, 0, [0, 0]),
+                },
+            );
         }
         let errors = &signals.take(at(3)).observation.metrics[ERRORS];
-        assert_eq!(*errors, Sides { canary: None, stable: counts(20.0, 0.0) });
+        assert_eq!(
+            *errors,
+            Sides {
+                canary: None,
+                stable: counts(20.0, 0.0)
+            }
+        );
     }
 }

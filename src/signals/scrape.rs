@@ -153,7 +153,10 @@ impl Signals for Scraper {
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).expect_canary_traffic(since);
+        self.tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expect_canary_traffic(since);
     }
 }
 
@@ -184,7 +187,10 @@ async fn run(
         }
         let round = scrape_round(&client, &config, clock.as_ref(), targets, first).await;
         first &= round.scrapes.is_empty();
-        tally.lock().unwrap_or_else(PoisonError::into_inner).round(clock.now(), round);
+        tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .round(clock.now(), round);
     }
 }
 
@@ -203,7 +209,10 @@ async fn scrape_round(
         *count <= MAX_PODS
     });
     // A pod that moves up into the first ten later has been counting all the time.
-    let mut round = Round { unread: beyond.into_iter().map(|target| target.pod).collect(), ..Round::default() };
+    let mut round = Round {
+        unread: beyond.into_iter().map(|target| target.pod).collect(),
+        ..Round::default()
+    };
     let answers = join_all(asked.into_iter().map(|target| async move {
         let points = fetch(client, config.timeout, &target).await;
         (target, clock.now(), points)
@@ -234,8 +243,10 @@ async fn scrape_round(
             Some(failure) => round.failures.push((Some(side), failure)),
         }
     }
-    round.gauges =
-        gauges.into_iter().map(|((metric, side), (sum, series))| (metric, side, sum / series)).collect();
+    round.gauges = gauges
+        .into_iter()
+        .map(|((metric, side), (sum, series))| (metric, side, sum / series))
+        .collect();
     round
 }
 
@@ -243,10 +254,16 @@ async fn scrape_round(
 async fn fetch(client: &Client, timeout: Duration, target: &Target) -> Result<Vec<Point>, NoMeasurement> {
     // OpenMetrics is not asked for: it has nothing more that is used here, and classic text is understood by all.
     let what = format!("{} ({})", target.pod, target.url);
-    let request = client.get(&target.url).header("accept", "text/plain;version=0.0.4").timeout(timeout);
+    let request = client
+        .get(&target.url)
+        .header("accept", "text/plain;version=0.0.4")
+        .timeout(timeout);
     let response = request.send().await.map_err(|error| transport_failure(&error, &what))?;
     let response = success(response, &what)?;
-    let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+    let content_type = response
+        .headers()
+        .get("content-type")
+        .and_then(|value| value.to_str().ok());
     let format = Format::of_content_type(content_type);
     let body = bounded_body(response, MAX_BYTES, &what).await?;
     let read = parse(&body, format).map_err(|error| {
@@ -266,8 +283,13 @@ fn gauge_values(
     gauges: &mut BTreeMap<(MetricName, Side), (f64, f64)>,
 ) {
     for metric in &config.metrics {
-        let ScrapeMetric::Gauge { name, series } = metric else { continue };
-        for point in points.iter().filter(|point| series.matches(point) && point.value.is_finite()) {
+        let ScrapeMetric::Gauge { name, series } = metric else {
+            continue;
+        };
+        for point in points
+            .iter()
+            .filter(|point| series.matches(point) && point.value.is_finite())
+        {
             let mean = gauges.entry((name.clone(), side)).or_default();
             mean.0 += point.value;
             mean.1 += 1.0;
@@ -277,13 +299,20 @@ fn gauge_values(
 
 fn pod_scrape(config: &ScrapeConfig, target: Target, at: Timestamp, points: &[Point]) -> PodScrape {
     let Target { pod, side, started, .. } = target;
-    let reading = |series, role, value| Reading { series, meaning: (side, role), value, reset: ResetRule::FromZero };
+    let reading = |series, role, value| Reading {
+        series,
+        meaning: (side, role),
+        value,
+        reset: ResetRule::FromZero,
+    };
     let mut readings: Vec<_> = track(points)
         .into_iter()
         .map(|one| reading(one.series, Role::Known(one.family, one.meaning), one.value))
         .collect();
     for metric in &config.metrics {
-        let ScrapeMetric::Counts { name, bad, total } = metric else { continue };
+        let ScrapeMetric::Counts { name, bad, total } = metric else {
+            continue;
+        };
         for (role, series) in [(Role::Bad(name.clone()), bad), (Role::Total(name.clone()), total)] {
             let tag = if matches!(role, Role::Bad(_)) { "bad" } else { "total" };
             readings.extend(points.iter().filter(|point| series.matches(point)).map(|point| {
@@ -293,6 +322,15 @@ fn pod_scrape(config: &ScrapeConfig, target: Target, at: Timestamp, points: &[Po
             }));
         }
     }
-    let scrape = Scrape { target: pod.clone(), at, started: process_start(points).or(started), readings };
-    PodScrape { pod, sides: BTreeSet::from([side]), scrape }
+    let scrape = Scrape {
+        target: pod.clone(),
+        at,
+        started: process_start(points).or(started),
+        readings,
+    };
+    PodScrape {
+        pod,
+        sides: BTreeSet::from([side]),
+        scrape,
+    }
 }

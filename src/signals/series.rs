@@ -67,12 +67,23 @@ impl Value {
     fn since(&self, before: &Self) -> Option<Option<Self>> {
         match (self, before) {
             (Self::Count(now), Self::Count(then)) => (now >= then).then(|| Some(Self::Count(now - then))),
-            (Self::Buckets { le, cumulative: now }, Self::Buckets { le: le_then, cumulative: then }) => {
+            (
+                Self::Buckets { le, cumulative: now },
+                Self::Buckets {
+                    le: le_then,
+                    cumulative: then,
+                },
+            ) => {
                 if le != le_then {
                     return Some(None);
                 }
                 let added: Vec<f64> = now.iter().zip(then).map(|(now, then)| now - then).collect();
-                added.iter().all(|v| *v >= 0.0).then(|| Some(Self::Buckets { le: le.clone(), cumulative: added }))
+                added.iter().all(|v| *v >= 0.0).then(|| {
+                    Some(Self::Buckets {
+                        le: le.clone(),
+                        cumulative: added,
+                    })
+                })
             }
             _ => Some(None),
         }
@@ -144,7 +155,13 @@ struct Last {
 impl SeriesState {
     /// Nothing seen yet. `began` is when Wade began to look, in the source's clock: a process started later is new.
     pub fn new(began: Timestamp) -> Self {
-        Self { began, established: false, followed: 0, targets: BTreeMap::new(), forgotten: BTreeSet::new() }
+        Self {
+            began,
+            established: false,
+            followed: 0,
+            targets: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+        }
     }
 
     /// Ends the time in which every unknown target is taken for an old one. Call it after the first complete round.
@@ -171,7 +188,12 @@ impl SeriesState {
 
     /// Takes one scrape and returns what was added per series; series to which nothing was added are left out.
     pub fn observe<S>(&mut self, scrape: Scrape<S>) -> Vec<(S, Value)> {
-        let Scrape { target: name, at, started, readings } = scrape;
+        let Scrape {
+            target: name,
+            at,
+            started,
+            readings,
+        } = scrape;
         let born_later = match started {
             Some(started) => started > self.began,
             None => self.established && self.forgotten.len() < MAX_FORGOTTEN,
@@ -202,7 +224,13 @@ impl SeriesState {
             unique.insert(reading.series.clone(), reading);
         }
         let mut added = Vec::new();
-        for (series, Reading { meaning, value, reset, .. }) in unique {
+        for (
+            series,
+            Reading {
+                meaning, value, reset, ..
+            },
+        ) in unique
+        {
             let increment = match target.series.get_mut(&series) {
                 Some(last) => last.step(value, reset),
                 None if self.followed >= MAX_FOLLOWED => {
@@ -211,19 +239,36 @@ impl SeriesState {
                 }
                 None => {
                     self.followed += 1;
-                    target.series.insert(series, Last { value: value.clone(), lost: 0.0 });
+                    target.series.insert(
+                        series,
+                        Last {
+                            value: value.clone(),
+                            lost: 0.0,
+                        },
+                    );
                     from_zero.then_some(value)
                 }
             };
-            added.extend(increment.filter(|value| value.total() > 0.0).map(|value| (meaning, value)));
+            added.extend(
+                increment
+                    .filter(|value| value.total() > 0.0)
+                    .map(|value| (meaning, value)),
+            );
         }
         added
     }
 
     /// Forgets targets that were not seen for [`FORGET_AFTER`]. Should one return, it is a baseline.
     pub fn forget_gone(&mut self) {
-        let Some(newest) = self.targets.values().map(|target| target.at).max() else { return };
-        let Self { targets, forgotten, followed, .. } = self;
+        let Some(newest) = self.targets.values().map(|target| target.at).max() else {
+            return;
+        };
+        let Self {
+            targets,
+            forgotten,
+            followed,
+            ..
+        } = self;
         targets.retain(|name, target| {
             let keep = newest.duration_since(target.at) < FORGET_AFTER;
             if !keep {

@@ -16,9 +16,7 @@ use crate::judge::observation::{Increment, MetricName, Observation, Sides};
 use crate::signals::families::{Choice, Family, Meaning, Outcome, choose};
 use crate::signals::presence::Presence;
 use crate::signals::series::{FORGET_AFTER, Scrape, SeriesState, Value};
-use crate::signals::{
-    ERRORS, LATENCY, NoMeasurement, NoMeasurementKind, Patience, PodIncrement, Sample, Side,
-};
+use crate::signals::{ERRORS, LATENCY, NoMeasurement, NoMeasurementKind, Patience, PodIncrement, Sample, Side};
 
 #[cfg(test)]
 mod tests;
@@ -139,7 +137,9 @@ impl Tally {
             }
         }
         let looked = !round.scrapes.is_empty();
-        round.scrapes.sort_by(|a, b| (a.scrape.at, &a.scrape.target).cmp(&(b.scrape.at, &b.scrape.target)));
+        round
+            .scrapes
+            .sort_by(|a, b| (a.scrape.at, &a.scrape.target).cmp(&(b.scrape.at, &b.scrape.target)));
         let mut answered: Sides<Option<f64>> = Sides::default();
         for PodScrape { pod, sides, scrape } in round.scrapes {
             if !self.is_news(&scrape.target, scrape.at) {
@@ -190,10 +190,18 @@ impl Tally {
             observation,
             condition: self.presence.condition(now),
             newest: self.newest,
-            rates: Sides { canary: self.presence.rate(Side::Canary), stable: self.presence.rate(Side::Stable) },
+            rates: Sides {
+                canary: self.presence.rate(Side::Canary),
+                stable: self.presence.rate(Side::Stable),
+            },
             pods: pods
                 .into_iter()
-                .map(|((side, pod), Counts { total, bad })| PodIncrement { pod, side, requests: total, errors: bad })
+                .map(|((side, pod), Counts { total, bad })| PodIncrement {
+                    pod,
+                    side,
+                    requests: total,
+                    errors: bad,
+                })
                 .collect(),
             notes: notes.into_values().collect(),
             found: found.into_iter().map(str::to_owned).collect(),
@@ -229,7 +237,10 @@ impl Tally {
             }
             *side.of_mut(&mut self.can_tell_errors) |= sightings.iter().any(|(family, meaning, _)| {
                 Some(*family) == pinned
-                    && matches!(meaning, Meaning::Requests(Outcome::Good) | Meaning::Requests(Outcome::Bad))
+                    && matches!(
+                        meaning,
+                        Meaning::Requests(Outcome::Good) | Meaning::Requests(Outcome::Bad)
+                    )
             });
         }
     }
@@ -241,13 +252,17 @@ impl Tally {
             return false;
         }
         self.newest = self.newest.max(Some(at));
-        if let Some(gap) = last.map(|last| at.duration_since(last)).filter(|gap| *gap <= MAX_CADENCE) {
+        if let Some(gap) = last
+            .map(|last| at.duration_since(last))
+            .filter(|gap| *gap <= MAX_CADENCE)
+        {
             let known = self.intervals.len() < MAX_TARGETS || self.intervals.contains_key(target);
             if known {
                 let interval = self.intervals.entry(target.to_owned()).or_insert((at, gap));
                 *interval = (at, interval.1.min(gap));
             }
-            self.intervals.retain(|_, (seen, _)| at.duration_since(*seen) < FORGET_AFTER);
+            self.intervals
+                .retain(|_, (seen, _)| at.duration_since(*seen) < FORGET_AFTER);
             let cadence = self.intervals.values().map(|(_, gap)| *gap).max().unwrap_or_default();
             self.presence.set_cadence(cadence.unsigned_abs());
         }
@@ -263,7 +278,15 @@ impl Tally {
                     return 0.0;
                 }
                 let bad = if outcome == Outcome::Bad { value.total() } else { 0.0 };
-                self.count(ERRORS, pod, side, Counts { total: value.total(), bad })
+                self.count(
+                    ERRORS,
+                    pod,
+                    side,
+                    Counts {
+                        total: value.total(),
+                        bad,
+                    },
+                )
             }
             Role::Known(family, Meaning::Durations) if pin.durations == Some(family) => {
                 if !self.configured.contains(LATENCY) {
@@ -272,8 +295,24 @@ impl Tally {
                 0.0
             }
             Role::Known(..) => 0.0,
-            Role::Total(metric) => self.count(&metric, pod, side, Counts { total: value.total(), bad: 0.0 }),
-            Role::Bad(metric) => self.count(&metric, pod, side, Counts { total: 0.0, bad: value.total() }),
+            Role::Total(metric) => self.count(
+                &metric,
+                pod,
+                side,
+                Counts {
+                    total: value.total(),
+                    bad: 0.0,
+                },
+            ),
+            Role::Bad(metric) => self.count(
+                &metric,
+                pod,
+                side,
+                Counts {
+                    total: 0.0,
+                    bad: value.total(),
+                },
+            ),
             Role::Buckets(metric) => {
                 self.histogram(&metric, side, value);
                 0.0
@@ -296,7 +335,9 @@ impl Tally {
     }
 
     fn histogram(&mut self, metric: &str, side: Side, value: &Value) {
-        let Value::Buckets { le, cumulative } = value else { return };
+        let Value::Buckets { le, cumulative } = value else {
+            return;
+        };
         let bounds = self.bounds.entry(metric.to_owned()).or_insert_with(|| le.clone());
         let sums = self.period.histograms.entry(metric.to_owned()).or_default();
         if bounds != le {
@@ -346,21 +387,36 @@ impl Tally {
 
     fn observation(&mut self) -> Observation {
         let mut metrics: BTreeMap<MetricName, Sides<Option<Increment>>> = BTreeMap::new();
-        let Period { measured, counts, histograms, gauges, .. } = &self.period;
+        let Period {
+            measured,
+            counts,
+            histograms,
+            gauges,
+            ..
+        } = &self.period;
         for metric in &self.seen_metrics {
             let mut sides: Sides<Option<Increment>> = Sides::default();
             for side in Side::BOTH.into_iter().filter(|side| *side.of(measured)) {
                 *side.of_mut(&mut sides) = match self.bounds.get(metric) {
                     Some(le) => {
-                        let sums = histograms.get(metric).map(|sums| side.of(sums).as_slice()).unwrap_or_default();
-                        Some(Increment::Histogram { le: le.clone(), counts: per_bucket(sums, le.len() + 1) })
+                        let sums = histograms
+                            .get(metric)
+                            .map(|sums| side.of(sums).as_slice())
+                            .unwrap_or_default();
+                        Some(Increment::Histogram {
+                            le: le.clone(),
+                            counts: per_bucket(sums, le.len() + 1),
+                        })
                     }
                     None => {
                         let Counts { total, bad } = counts.get(metric).map(|c| *side.of(c)).unwrap_or_default();
                         let known = metric != ERRORS || self.configured.contains(ERRORS);
                         // Without a status label all requests would look like successes.
                         let can_tell = known || *side.of(&self.can_tell_errors) || total == 0.0;
-                        can_tell.then_some(Increment::Counts { total, bad: bad.min(total) })
+                        can_tell.then_some(Increment::Counts {
+                            total,
+                            bad: bad.min(total),
+                        })
                     }
                 };
             }
@@ -370,7 +426,13 @@ impl Tally {
         }
         for (metric, sides) in gauges {
             let value = |v: Option<f64>| v.map(Increment::Value);
-            metrics.insert(metric.clone(), Sides { canary: value(sides.canary), stable: value(sides.stable) });
+            metrics.insert(
+                metric.clone(),
+                Sides {
+                    canary: value(sides.canary),
+                    stable: value(sides.stable),
+                },
+            );
         }
         Observation { metrics }
     }
@@ -391,5 +453,9 @@ fn per_bucket(cumulative: &[f64], len: usize) -> Vec<f64> {
         return vec![0.0; len];
     }
     let before = std::iter::once(&0.0).chain(cumulative);
-    cumulative.iter().zip(before).map(|(upto, below)| (upto - below).max(0.0)).collect()
+    cumulative
+        .iter()
+        .zip(before)
+        .map(|(upto, below)| (upto - below).max(0.0))
+        .collect()
 }

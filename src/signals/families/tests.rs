@@ -2,7 +2,9 @@ use super::*;
 use crate::signals::exposition::{Format, parse};
 
 fn points(text: &str) -> Vec<Point> {
-    parse(format!("{}\n", text.trim()).as_bytes(), Format::Classic).unwrap().points
+    parse(format!("{}\n", text.trim()).as_bytes(), Format::Classic)
+        .unwrap()
+        .points
 }
 
 fn family(name: &str) -> Family {
@@ -12,7 +14,13 @@ fn family(name: &str) -> Family {
 #[test]
 fn every_known_family_is_read_without_configuration() {
     /// (family, text, requests, errors, latency bounds and cumulative counts)
-    type Case = (&'static str, &'static str, f64, Option<f64>, Option<(&'static [f64], &'static [f64])>);
+    type Case = (
+        &'static str,
+        &'static str,
+        f64,
+        Option<f64>,
+        Option<(&'static [f64], &'static [f64])>,
+    );
     let table: &[Case] = &[
         (
             "http_server_request_duration_seconds",
@@ -110,24 +118,46 @@ istio_request_duration_milliseconds_bucket{reporter="destination",le="+Inf"} 10"
     ];
     for (name, text, requests, errors, latency) in table {
         let latency = latency.map(|(le, cumulative)| {
-            (family(name), Value::Buckets { le: le.into(), cumulative: cumulative.to_vec() })
+            (
+                family(name),
+                Value::Buckets {
+                    le: le.into(),
+                    cumulative: cumulative.to_vec(),
+                },
+            )
         });
-        let expected = Extract { family: family(name), requests: *requests, errors: *errors, latency };
+        let expected = Extract {
+            family: family(name),
+            requests: *requests,
+            errors: *errors,
+            latency,
+        };
         assert_eq!(extract(&points(text)), Some(expected), "{name}");
     }
 }
 
 #[test]
 fn probes_and_scrapes_are_not_traffic() {
-    let text = ["/metrics", "/healthz", "/livez", "/readyz", "/healthz/", "/readyz?verbose", "/pay"]
-        .map(|path| format!("http_requests_total{{code=\"200\",path=\"{path}\"}} 10"))
-        .join("\n");
+    let text = [
+        "/metrics",
+        "/healthz",
+        "/livez",
+        "/readyz",
+        "/healthz/",
+        "/readyz?verbose",
+        "/pay",
+    ]
+    .map(|path| format!("http_requests_total{{code=\"200\",path=\"{path}\"}} 10"))
+    .join("\n");
     assert_eq!(extract(&points(&text)).unwrap().requests, 10.0);
 }
 
 #[test]
 fn only_housekeeping_or_unknown_names_are_no_family() {
-    assert_eq!(extract(&points("http_requests_total{path=\"/metrics\"} 5\ngo_goroutines 7")), None);
+    assert_eq!(
+        extract(&points("http_requests_total{path=\"/metrics\"} 5\ngo_goroutines 7")),
+        None
+    );
 }
 
 #[test]
@@ -139,13 +169,32 @@ fn the_choice_prefers_traffic_then_the_other_sides_family_then_the_table() {
     let otel = "http_server_request_duration_seconds_count{http_response_status_code=\"200\"}";
     let plain = "http_requests_total{code=\"200\"}";
     let grpc = "grpc_server_handled_total{grpc_code=\"OK\"}";
-    let prefer = Choice { requests: Some(family("http_requests_total")), durations: None };
+    let prefer = Choice {
+        requests: Some(family("http_requests_total")),
+        durations: None,
+    };
     let cases = [
-        (format!("{plain} 5\n{otel} 5"), Choice::default(), "http_server_request_duration_seconds"),
-        (format!("{plain} 0\n{grpc} 5"), Choice::default(), "grpc_server_handled_total"),
+        (
+            format!("{plain} 5\n{otel} 5"),
+            Choice::default(),
+            "http_server_request_duration_seconds",
+        ),
+        (
+            format!("{plain} 0\n{grpc} 5"),
+            Choice::default(),
+            "grpc_server_handled_total",
+        ),
         (format!("{plain} 5\n{otel} 5"), prefer, "http_requests_total"),
-        (format!("{plain} 0\n{otel} 5"), prefer, "http_server_request_duration_seconds"),
-        (format!("http_requests_total 5\nhttp_request_duration_seconds_count{{code=\"200\"}} 5"), Choice::default(), "http_request_duration_seconds"),
+        (
+            format!("{plain} 0\n{otel} 5"),
+            prefer,
+            "http_server_request_duration_seconds",
+        ),
+        (
+            "http_requests_total 5\nhttp_request_duration_seconds_count{code=\"200\"} 5".to_owned(),
+            Choice::default(),
+            "http_request_duration_seconds",
+        ),
     ];
     for (text, prefer, expected) in cases {
         assert_eq!(choose(&text, prefer), Some(expected), "{text}");
@@ -159,7 +208,13 @@ fn a_histogram_without_inf_or_with_nan_is_not_read_and_a_torn_one_is_made_monoto
     assert_eq!(bounds.histogram(vec![(0.1, 1.0)]), None);
     assert_eq!(bounds.histogram(vec![(0.1, f64::NAN), (inf, 1.0)]), None);
     let torn = bounds.histogram(vec![(inf, 4.0), (0.1, 5.0)]);
-    assert_eq!(torn, Some(Value::Buckets { le: [0.1].into(), cumulative: vec![5.0, 5.0] }));
+    assert_eq!(
+        torn,
+        Some(Value::Buckets {
+            le: [0.1].into(),
+            cumulative: vec![5.0, 5.0]
+        })
+    );
 }
 
 #[test]

@@ -84,7 +84,10 @@ pub struct Api {
 
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").field("base", &self.base.as_str()).field("auth", &self.auth).finish_non_exhaustive()
+        f.debug_struct("Api")
+            .field("base", &self.base.as_str())
+            .field("auth", &self.auth)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,7 +135,13 @@ impl Api {
             value.set_sensitive(true);
             map.append(key, value);
         }
-        Ok(Self { client, base, auth, headers: map, timeout: QUERY_TIMEOUT })
+        Ok(Self {
+            client,
+            base,
+            auth,
+            headers: map,
+            timeout: QUERY_TIMEOUT,
+        })
     }
 
     /// The same server with another limit for one query.
@@ -174,18 +183,30 @@ impl Api {
         let what = self.to_string();
         let mut url = self.base.clone();
         url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
-        let mut request = self.client.get(url).query(parameters).headers(self.headers.clone()).timeout(self.timeout);
+        let mut request = self
+            .client
+            .get(url)
+            .query(parameters)
+            .headers(self.headers.clone())
+            .timeout(self.timeout);
         request = match &self.auth {
             Auth::None => request,
             Auth::Bearer(Secret(token)) => request.bearer_auth(token),
-            Auth::Basic { user, password: Secret(password) } => request.basic_auth(user, Some(password)),
+            Auth::Basic {
+                user,
+                password: Secret(password),
+            } => request.basic_auth(user, Some(password)),
         };
-        let response = request.send().await.map_err(|error| transport_failure(&error.without_url(), &what))?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| transport_failure(&error.without_url(), &what))?;
         // A query that is wrong or too expensive is explained in the body.
         if matches!(response.status().as_u16(), 400 | 422 | 503) {
             let status = response.status();
             let body = bounded_body(response, MAX_ANSWER_BYTES, &what).await?;
-            let said = serde_json::from_slice::<Complaint>(&body).map_or_else(|_| "no reason given".to_owned(), |c| quote(&c.error));
+            let said = serde_json::from_slice::<Complaint>(&body)
+                .map_or_else(|_| "no reason given".to_owned(), |c| quote(&c.error));
             let reason = format!("{what} refused the query ({status}): {said}; try it in the server's own page");
             return Err(NoMeasurement::new(NoMeasurementKind::Refused, reason));
         }
@@ -197,18 +218,25 @@ impl Api {
         })?;
         match envelope {
             Envelope { status, error, .. } if status != "success" => {
-                let reason = format!("{what} refused the query: {}; try it in the server's own page", quote(&error));
+                let reason = format!(
+                    "{what} refused the query: {}; try it in the server's own page",
+                    quote(&error)
+                );
                 Err(NoMeasurement::new(NoMeasurementKind::Refused, reason))
             }
             // A partial answer lacks pods; what is missing would look like silence, and its return like new traffic.
             Envelope { warnings, .. } if !warnings.is_empty() => {
-                let reason = format!("{what} says that its answer is incomplete or doubtful ({}); it is not used", quote(&warnings[0]));
+                let reason = format!(
+                    "{what} says that its answer is incomplete or doubtful ({}); it is not used",
+                    quote(&warnings[0])
+                );
                 Err(NoMeasurement::new(NoMeasurementKind::Partial, reason))
             }
             Envelope { data: Some(result), .. } => Ok(result.into_inner().0),
-            Envelope { data: None, .. } => {
-                Err(NoMeasurement::new(NoMeasurementKind::Garbled, format!("{what} answered without data; is it a Prometheus API?")))
-            }
+            Envelope { data: None, .. } => Err(NoMeasurement::new(
+                NoMeasurementKind::Garbled,
+                format!("{what} answered without data; is it a Prometheus API?"),
+            )),
         }
     }
 }

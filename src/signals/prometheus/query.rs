@@ -41,6 +41,8 @@ pub(super) struct Asked {
     pub(super) part: Part,
     pub(super) side: Side,
     expression: String,
+    /// The same for history, which has no use for buckets.
+    history: String,
     /// A plain selector is fetched as a range, with the scrapes' own timestamps.
     selector: bool,
 }
@@ -54,10 +56,18 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
             return Err(PrometheusConfigError::NoMatchers { side });
         }
         let mut own = |part: Part, metric: &MetricName, query: &str| {
-            let expression = expand(query, matchers)
-                .ok_or_else(|| PrometheusConfigError::NoSide { metric: metric.clone(), query: query.to_owned() })?;
+            let expression = expand(query, matchers).ok_or_else(|| PrometheusConfigError::NoSide {
+                metric: metric.clone(),
+                query: query.to_owned(),
+            })?;
             let selector = is_selector(&expression) && !matches!(part, Part::Gauge(_));
-            asked.push(Asked { part, side, expression, selector });
+            asked.push(Asked {
+                part,
+                side,
+                history: expression.clone(),
+                expression,
+                selector,
+            });
             Ok(())
         };
         for metric in &config.metrics {
@@ -72,8 +82,14 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
             }
         }
         if config.metrics.contains(&PrometheusMetric::Known) {
-            let expression = known_selector(matchers, true);
-            asked.push(Asked { part: Part::Known, side, expression, selector: true });
+            let (expression, history) = (known_selector(matchers, true), known_selector(matchers, false));
+            asked.push(Asked {
+                part: Part::Known,
+                side,
+                expression,
+                history,
+                selector: true,
+            });
         }
     }
     Ok(asked)
@@ -81,7 +97,11 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
 
 fn known_selector(matchers: &str, with_buckets: bool) -> String {
     let buckets = Family::all().filter_map(Family::buckets).filter(|_| with_buckets);
-    let names: Vec<&str> = Family::all().map(Family::counter).chain(buckets).chain([PROCESS_START]).collect();
+    let names: Vec<&str> = Family::all()
+        .map(Family::counter)
+        .chain(buckets)
+        .chain([PROCESS_START])
+        .collect();
     format!("{{__name__=~\"{}\",{matchers}}}", names.join("|"))
 }
 
@@ -95,13 +115,17 @@ fn expand(query: &str, matchers: &str) -> Option<String> {
 }
 
 fn is_metric_name(text: &str) -> bool {
-    text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_' || c == ':')
+    text.chars()
+        .next()
+        .is_some_and(|c| c.is_ascii_alphabetic() || c == '_' || c == ':')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
 }
 
 /// `name{...}` or `{...}` and nothing else. When in doubt it is an expression, which always works.
 fn is_selector(expression: &str) -> bool {
-    let Some((name, rest)) = expression.split_once('{') else { return is_metric_name(expression) };
+    let Some((name, rest)) = expression.split_once('{') else {
+        return is_metric_name(expression);
+    };
     let (mut quoted, mut escaped) = (None, false);
     for (at, c) in rest.char_indices() {
         match (quoted, c) {
@@ -122,7 +146,11 @@ fn is_selector(expression: &str) -> bool {
 impl Asked {
     /// The PromQL that fetches what happened in the last `window_secs`.
     pub(super) fn expression(&self, window_secs: u64) -> String {
-        if self.selector { format!("{}[{window_secs}s]", self.expression) } else { self.expression.clone() }
+        if self.selector {
+            format!("{}[{window_secs}s]", self.expression)
+        } else {
+            self.expression.clone()
+        }
     }
 
     /// Whether it says something about stable's past requests and errors.
@@ -136,7 +164,7 @@ impl Asked {
 
     /// The PromQL for history.
     pub(super) fn history_expression(&self) -> String {
-        self.expression.clone()
+        self.history.clone()
     }
 
     /// The answer to a gauge's query.
@@ -160,7 +188,10 @@ impl Asked {
         if value.is_finite() {
             Ok(value)
         } else {
-            Err(fail(NoMeasurementKind::NotANumber, &format!("gave {value}; guard divisions by zero")))
+            Err(fail(
+                NoMeasurementKind::NotANumber,
+                &format!("gave {value}; guard divisions by zero"),
+            ))
         }
     }
 }
@@ -186,7 +217,11 @@ struct Group {
 
 impl Group {
     fn push(&mut self, asked: &Asked, reset: ResetRule, point: Point) {
-        match self.parts.iter_mut().find(|(part, side, ..)| *part == asked.part && *side == asked.side) {
+        match self
+            .parts
+            .iter_mut()
+            .find(|(part, side, ..)| *part == asked.part && *side == asked.side)
+        {
             Some((.., points)) => points.push(point),
             None => self.parts.push((asked.part.clone(), asked.side, reset, vec![point])),
         }
@@ -217,7 +252,10 @@ impl Collected {
         latest_only: bool,
     ) -> Result<(), NoMeasurement> {
         let garbled = |what: &str| {
-            let reason = format!("the query {:?} gave {what}; it must give one counter per series", asked.expression);
+            let reason = format!(
+                "the query {:?} gave {what}; it must give one counter per series",
+                asked.expression
+            );
             NoMeasurement::new(NoMeasurementKind::Unusable, reason)
         };
         match data {
@@ -228,14 +266,23 @@ impl Collected {
                     let (name, labels) = split_name(metric);
                     let (pod, target) = self.identity(&labels);
                     if let (PROCESS_START, Some(last)) = (name.as_str(), samples.last()) {
-                        let point = Point { name, labels, kind: Kind::Gauge, value: last.value() };
+                        let point = Point {
+                            name,
+                            labels,
+                            kind: Kind::Gauge,
+                            value: last.value(),
+                        };
                         if let Some(start) = process_start(&[point]) {
                             self.starts.insert(target, start);
                         }
                         continue;
                     }
                     self.sides.insert(asked.side);
-                    let skip = if latest_only { samples.len().saturating_sub(1) } else { 0 };
+                    let skip = if latest_only {
+                        samples.len().saturating_sub(1)
+                    } else {
+                        0
+                    };
                     for sample in samples.iter().skip(skip) {
                         let at = timestamp(sample.timestamp())?;
                         if seen.get(&target).is_some_and(|last| at <= *last) {
@@ -244,8 +291,12 @@ impl Collected {
                         self.count_sample(asked, sample.value())?;
                         let group = self.groups.entry((at, target.clone())).or_default();
                         group.pod.clone_from(&pod);
-                        let point =
-                            Point { name: name.clone(), labels: labels.clone(), kind: Kind::Untyped, value: sample.value() };
+                        let point = Point {
+                            name: name.clone(),
+                            labels: labels.clone(),
+                            kind: Kind::Untyped,
+                            value: sample.value(),
+                        };
                         group.push(asked, ResetRule::FromZero, point);
                     }
                 }
@@ -260,10 +311,23 @@ impl Collected {
                     self.count_sample(asked, sample.value())?;
                     self.evaluated_at = self.evaluated_at.max(Some(timestamp(sample.timestamp())?));
                     // Without a pod it is a sum over pods, in which a reset cannot be told from a pod that left.
-                    let reset = if pod.is_empty() { ResetRule::Drop } else { ResetRule::FromZero };
+                    let reset = if pod.is_empty() {
+                        ResetRule::Drop
+                    } else {
+                        ResetRule::FromZero
+                    };
                     let group = self.evaluated.entry(format!("{}/{pod}", asked.side)).or_default();
                     group.pod = if pod.is_empty() { asked.side.to_string() } else { pod };
-                    group.push(asked, reset, Point { name, labels, kind: Kind::Untyped, value: sample.value() });
+                    group.push(
+                        asked,
+                        reset,
+                        Point {
+                            name,
+                            labels,
+                            kind: Kind::Untyped,
+                            value: sample.value(),
+                        },
+                    );
                 }
                 Ok(())
             }
@@ -273,12 +337,19 @@ impl Collected {
     fn count_sample(&mut self, asked: &Asked, value: f64) -> Result<(), NoMeasurement> {
         self.samples += 1;
         if self.samples > MAX_SAMPLES {
-            let reason = format!("more than {MAX_SAMPLES} samples match {:?}, the limit; narrow the matchers", asked.expression);
+            let reason = format!(
+                "more than {MAX_SAMPLES} samples match {:?}, the limit; narrow the matchers",
+                asked.expression
+            );
             return Err(NoMeasurement::new(NoMeasurementKind::TooLarge, reason));
         }
         if !value.is_finite() && self.notes.is_empty() {
-            let reason = format!("a series of {:?} for {} shows {value}, which is not counted", asked.expression, asked.side);
-            self.notes.push(NoMeasurement::new(NoMeasurementKind::NotANumber, reason));
+            let reason = format!(
+                "a series of {:?} for {} shows {value}, which is not counted",
+                asked.expression, asked.side
+            );
+            self.notes
+                .push(NoMeasurement::new(NoMeasurementKind::NotANumber, reason));
         }
         Ok(())
     }
@@ -288,7 +359,11 @@ impl Collected {
         let get = |label: &str| labels.get(label).map_or("", String::as_str);
         let pod = match &self.pod_label {
             Some(label) => get(label),
-            None => POD_LABELS.iter().map(|label| get(label)).find(|pod| !pod.is_empty()).unwrap_or(""),
+            None => POD_LABELS
+                .iter()
+                .map(|label| get(label))
+                .find(|pod| !pod.is_empty())
+                .unwrap_or(""),
         };
         (pod.to_owned(), format!("{pod}|{}|{}", get("instance"), get("job")))
     }
@@ -303,16 +378,31 @@ impl Collected {
     }
 
     pub(super) fn into_scrapes(self) -> Vec<PodScrape> {
-        let Self { groups, evaluated, evaluated_at, starts, .. } = self;
-        let evaluated = evaluated.into_iter().filter_map(|(target, group)| Some(((evaluated_at?, target), group)));
+        let Self {
+            groups,
+            evaluated,
+            evaluated_at,
+            starts,
+            ..
+        } = self;
+        let evaluated = evaluated
+            .into_iter()
+            .filter_map(|(target, group)| Some(((evaluated_at?, target), group)));
         groups
             .into_iter()
             .chain(evaluated)
             .map(|((at, target), Group { pod, parts })| {
                 let sides = parts.iter().map(|(_, side, ..)| *side).collect();
-                let readings = parts.into_iter().flat_map(|(part, side, reset, points)| readings(part, side, reset, &points));
+                let readings = parts
+                    .into_iter()
+                    .flat_map(|(part, side, reset, points)| readings(part, side, reset, &points));
                 let started = starts.get(&target).copied();
-                let scrape = Scrape { readings: readings.collect(), target, at, started };
+                let scrape = Scrape {
+                    readings: readings.collect(),
+                    target,
+                    at,
+                    started,
+                };
                 PodScrape { pod, sides, scrape }
             })
             .collect()
@@ -320,7 +410,12 @@ impl Collected {
 }
 
 fn readings(part: Part, side: Side, reset: ResetRule, points: &[Point]) -> Vec<Reading<(Side, Role)>> {
-    let reading = |series, role, value| Reading { series, meaning: (side, role), value, reset };
+    let reading = |series, role, value| Reading {
+        series,
+        meaning: (side, role),
+        value,
+        reset,
+    };
     let counters = |role: Role, tag: &str| {
         let one = |point: &Point| {
             let id = series_id(&point.name, &point.labels, None);
@@ -340,7 +435,10 @@ fn readings(part: Part, side: Side, reset: ResetRule, points: &[Point]) -> Vec<R
             for point in points {
                 let Ok(le) = point.label("le").parse() else { continue };
                 let id = series_id(&point.name, &point.labels, Some("le"));
-                histograms.entry(format!("{side}/{metric}/{id}")).or_default().push((le, point.value));
+                histograms
+                    .entry(format!("{side}/{metric}/{id}"))
+                    .or_default()
+                    .push((le, point.value));
             }
             let mut bounds = Bounds::default();
             let one = |(series, pairs)| Some(reading(series, Role::Buckets(metric.clone()), bounds.histogram(pairs)?));
@@ -358,8 +456,12 @@ fn split_name(metric: impl IntoIterator<Item = (String, String)>) -> (String, La
 }
 
 fn timestamp(secs: f64) -> Result<Timestamp, NoMeasurement> {
-    Timestamp::from_millisecond((secs * 1e3).round() as i64)
-        .map_err(|_| NoMeasurement::new(NoMeasurementKind::Garbled, format!("a sample's time ({secs}) is not a date")))
+    Timestamp::from_millisecond((secs * 1e3).round() as i64).map_err(|_| {
+        NoMeasurement::new(
+            NoMeasurementKind::Garbled,
+            format!("a sample's time ({secs}) is not a date"),
+        )
+    })
 }
 
 /// Keeps the memory of seen samples to targets that are still there.
@@ -378,7 +480,10 @@ mod tests {
         let matchers = r#"pod=~"a-.*""#;
         let cases = [
             ("http_errors_total", Some(r#"http_errors_total{pod=~"a-.*"}"#)),
-            ("sum by (pod) (x{${side},code=\"500\"})", Some(r#"sum by (pod) (x{pod=~"a-.*",code="500"})"#)),
+            (
+                "sum by (pod) (x{${side},code=\"500\"})",
+                Some(r#"sum by (pod) (x{pod=~"a-.*",code="500"})"#),
+            ),
             ("sum(x)", None),
         ];
         for (query, expanded) in cases {
@@ -391,7 +496,14 @@ mod tests {
         for selector in ["up", r#"up{a="}"}"#, r#"{__name__="x",b='\'}'}"#, "up{a=`\\`} "] {
             assert!(is_selector(selector), "{selector}");
         }
-        for expression in ["sum(up{})", "up{}[5m]", "up{} offset 5m", "up{a=\"b\"} + up{}", "up{a=\"b}", "rate(up[1m])"] {
+        for expression in [
+            "sum(up{})",
+            "up{}[5m]",
+            "up{} offset 5m",
+            "up{a=\"b\"} + up{}",
+            "up{a=\"b}",
+            "rate(up[1m])",
+        ] {
             assert!(!is_selector(expression), "{expression}");
         }
     }

@@ -18,17 +18,29 @@ fn scrape(target: &str, secs: i64, counters: &[(&str, f64)]) -> Scrape<String> {
             reset: ResetRule::FromZero,
         })
         .collect();
-    Scrape { target: target.to_owned(), at: at(secs), started: None, readings }
+    Scrape {
+        target: target.to_owned(),
+        at: at(secs),
+        started: None,
+        readings,
+    }
 }
 
 fn counts(added: Vec<(String, Value)>) -> Vec<(String, f64)> {
-    added.into_iter().map(|(series, value)| (series, value.total())).collect()
+    added
+        .into_iter()
+        .map(|(series, value)| (series, value.total()))
+        .collect()
 }
 
 /// A state whose first round saw pod `a` with these counters.
 fn after_baseline(counters: &[(&str, f64)]) -> SeriesState {
     let mut state = SeriesState::new(at(0));
-    assert_eq!(state.observe(scrape("a", 0, counters)), vec![], "the first look is a baseline");
+    assert_eq!(
+        state.observe(scrape("a", 0, counters)),
+        vec![],
+        "the first look is a baseline"
+    );
     state.establish();
     state
 }
@@ -36,55 +48,135 @@ fn after_baseline(counters: &[(&str, f64)]) -> SeriesState {
 #[test]
 fn increments_follow_the_rules() {
     /// (claim, target, seconds, counters, expected increments)
-    type Case = (&'static str, &'static str, i64, &'static [(&'static str, f64)], &'static [(&'static str, f64)]);
+    type Case = (
+        &'static str,
+        &'static str,
+        i64,
+        &'static [(&'static str, f64)],
+        &'static [(&'static str, f64)],
+    );
     let table: &[Case] = &[
         ("growth is counted", "a", 1, &[("ok", 110.0)], &[("ok", 10.0)]),
         ("the same timestamp is no news", "a", 1, &[("ok", 999.0)], &[]),
         ("an older sample is no news", "a", 0, &[("ok", 999.0)], &[]),
         ("no growth is no increment", "a", 2, &[("ok", 110.0)], &[]),
-        ("a label set that appears counts from 0", "a", 3, &[("ok", 111.0), ("err", 3.0)], &[("err", 3.0), ("ok", 1.0)]),
-        ("a vanished series contributes nothing", "a", 4, &[("err", 4.0)], &[("err", 1.0)]),
-        ("it returns higher: the difference", "a", 5, &[("ok", 120.0), ("err", 4.0)], &[("ok", 9.0)]),
-        ("lower is a reset and counts from 0", "a", 6, &[("ok", 7.0), ("err", 1.0)], &[("err", 1.0), ("ok", 7.0)]),
-        ("NaN, infinite and negative are not read", "a", 7, &[("ok", f64::NAN), ("err", f64::INFINITY), ("x", -1.0)], &[]),
-        ("and what follows continues from before", "a", 8, &[("ok", 9.0), ("err", 1.0)], &[("ok", 2.0)]),
-        ("a pod that appears counts from 0", "b", 8, &[("ok", 5.0)], &[("ok", 5.0)]),
+        (
+            "a label set that appears counts from 0",
+            "a",
+            3,
+            &[("ok", 111.0), ("err", 3.0)],
+            &[("err", 3.0), ("ok", 1.0)],
+        ),
+        (
+            "a vanished series contributes nothing",
+            "a",
+            4,
+            &[("err", 4.0)],
+            &[("err", 1.0)],
+        ),
+        (
+            "it returns higher: the difference",
+            "a",
+            5,
+            &[("ok", 120.0), ("err", 4.0)],
+            &[("ok", 9.0)],
+        ),
+        (
+            "lower is a reset and counts from 0",
+            "a",
+            6,
+            &[("ok", 7.0), ("err", 1.0)],
+            &[("err", 1.0), ("ok", 7.0)],
+        ),
+        (
+            "NaN, infinite and negative are not read",
+            "a",
+            7,
+            &[("ok", f64::NAN), ("err", f64::INFINITY), ("x", -1.0)],
+            &[],
+        ),
+        (
+            "and what follows continues from before",
+            "a",
+            8,
+            &[("ok", 9.0), ("err", 1.0)],
+            &[("ok", 2.0)],
+        ),
+        (
+            "a pod that appears counts from 0",
+            "b",
+            8,
+            &[("ok", 5.0)],
+            &[("ok", 5.0)],
+        ),
     ];
     let mut state = after_baseline(&[("ok", 100.0)]);
     for (claim, target, secs, counters, expected) in table {
         let expected: Vec<_> = expected.iter().map(|(series, n)| ((*series).to_owned(), *n)).collect();
-        assert_eq!(counts(state.observe(scrape(target, *secs, counters))), expected, "{claim}");
+        assert_eq!(
+            counts(state.observe(scrape(target, *secs, counters))),
+            expected,
+            "{claim}"
+        );
     }
 }
 
 #[test]
 fn an_unknown_pod_that_started_before_we_began_is_a_baseline() {
     let mut state = after_baseline(&[]);
-    let old = Scrape { started: Some(at(-3600)), ..scrape("old", 5, &[("ok", 1e6)]) };
+    let old = Scrape {
+        started: Some(at(-3600)),
+        ..scrape("old", 5, &[("ok", 1e6)])
+    };
     assert_eq!(state.observe(old), vec![]);
-    assert_eq!(counts(state.observe(scrape("old", 6, &[("ok", 1e6 + 2.0)]))), [("ok".to_owned(), 2.0)]);
+    assert_eq!(
+        counts(state.observe(scrape("old", 6, &[("ok", 1e6 + 2.0)]))),
+        [("ok".to_owned(), 2.0)]
+    );
 }
 
 #[test]
 fn a_pod_known_to_be_new_counts_from_zero_even_in_the_first_round() {
     let mut state = SeriesState::new(at(0));
-    let new = Scrape { started: Some(at(1)), ..scrape("new", 2, &[("ok", 3.0)]) };
+    let new = Scrape {
+        started: Some(at(1)),
+        ..scrape("new", 2, &[("ok", 3.0)])
+    };
     assert_eq!(counts(state.observe(new)), [("ok".to_owned(), 3.0)]);
 }
 
 #[test]
 fn a_restart_shown_by_the_start_time_counts_from_zero_although_the_counter_is_higher() {
     let mut state = SeriesState::new(at(0));
-    state.observe(Scrape { started: Some(at(-50)), ..scrape("a", 0, &[("ok", 5.0)]) });
+    state.observe(Scrape {
+        started: Some(at(-50)),
+        ..scrape("a", 0, &[("ok", 5.0)])
+    });
     state.establish();
-    let restarted = Scrape { started: Some(at(3)), ..scrape("a", 9, &[("ok", 8.0)]) };
+    let restarted = Scrape {
+        started: Some(at(3)),
+        ..scrape("a", 9, &[("ok", 8.0)])
+    };
     assert_eq!(counts(state.observe(restarted)), [("ok".to_owned(), 8.0)]);
 }
 
 fn histogram(secs: i64, le: &[f64], cumulative: &[f64]) -> Scrape<()> {
-    let value = Value::Buckets { le: le.into(), cumulative: cumulative.to_vec() };
-    let reading = Reading { series: "h".to_owned(), meaning: (), value, reset: ResetRule::FromZero };
-    Scrape { target: "a".to_owned(), at: at(secs), started: None, readings: vec![reading] }
+    let value = Value::Buckets {
+        le: le.into(),
+        cumulative: cumulative.to_vec(),
+    };
+    let reading = Reading {
+        series: "h".to_owned(),
+        meaning: (),
+        value,
+        reset: ResetRule::FromZero,
+    };
+    Scrape {
+        target: "a".to_owned(),
+        at: at(secs),
+        started: None,
+        readings: vec![reading],
+    }
 }
 
 #[test]
@@ -93,9 +185,23 @@ fn one_bucket_that_goes_down_resets_the_whole_histogram() {
     let mut state = SeriesState::new(at(0));
     state.observe(histogram(0, &le, &[5.0, 10.0, 10.0]));
     state.establish();
-    let buckets = |cumulative: &[f64]| vec![((), Value::Buckets { le: le.into(), cumulative: cumulative.to_vec() })];
-    assert_eq!(state.observe(histogram(1, &le, &[6.0, 12.0, 13.0])), buckets(&[1.0, 2.0, 3.0]));
-    assert_eq!(state.observe(histogram(2, &le, &[2.0, 20.0, 20.0])), buckets(&[2.0, 20.0, 20.0]));
+    let buckets = |cumulative: &[f64]| {
+        vec![(
+            (),
+            Value::Buckets {
+                le: le.into(),
+                cumulative: cumulative.to_vec(),
+            },
+        )]
+    };
+    assert_eq!(
+        state.observe(histogram(1, &le, &[6.0, 12.0, 13.0])),
+        buckets(&[1.0, 2.0, 3.0])
+    );
+    assert_eq!(
+        state.observe(histogram(2, &le, &[2.0, 20.0, 20.0])),
+        buckets(&[2.0, 20.0, 20.0])
+    );
 }
 
 #[test]
@@ -104,7 +210,10 @@ fn changed_bucket_bounds_are_a_new_baseline() {
     state.observe(histogram(0, &[0.1], &[5.0, 10.0]));
     state.establish();
     assert_eq!(state.observe(histogram(1, &[0.2], &[50.0, 100.0])), vec![]);
-    let added = Value::Buckets { le: [0.2].into(), cumulative: vec![1.0, 1.0] };
+    let added = Value::Buckets {
+        le: [0.2].into(),
+        cumulative: vec![1.0, 1.0],
+    };
     assert_eq!(state.observe(histogram(2, &[0.2], &[51.0, 101.0])), vec![((), added)]);
 }
 
@@ -112,7 +221,14 @@ fn changed_bucket_bounds_are_a_new_baseline() {
 fn a_sum_over_pods_drops_the_fall_and_the_return_of_a_pod() {
     let mut state = SeriesState::new(at(0));
     let mut seen = Vec::new();
-    for (secs, sum) in [(0, 1000.0), (1, 1010.0), (2, 600.0), (3, 605.0), (4, 1030.0), (5, 1040.0)] {
+    for (secs, sum) in [
+        (0, 1000.0),
+        (1, 1010.0),
+        (2, 600.0),
+        (3, 605.0),
+        (4, 1030.0),
+        (5, 1040.0),
+    ] {
         let mut sum = scrape("side", secs, &[("sum", sum)]);
         sum.readings[0].reset = ResetRule::Drop;
         seen.push(state.observe(sum).first().map_or(0.0, |(_, value)| value.total()));
@@ -129,7 +245,10 @@ fn memory_is_bounded_and_a_forgotten_pod_returns_as_a_baseline() {
     state.forget_gone();
     assert_eq!(state.followed(), 1, "only b is followed");
     assert_eq!(state.observe(scrape("a", later + 1, &[("ok", 5000.0)])), vec![]);
-    assert_eq!(counts(state.observe(scrape("a", later + 2, &[("ok", 5001.0)]))), [("ok".to_owned(), 1.0)]);
+    assert_eq!(
+        counts(state.observe(scrape("a", later + 2, &[("ok", 5001.0)]))),
+        [("ok".to_owned(), 1.0)]
+    );
 }
 
 #[test]
