@@ -152,6 +152,9 @@ fn syntax_fault(error: &ScanError, text: &str) -> Fault {
     let indent: String = line.chars().take_while(|c| c.is_whitespace()).collect();
     let help = if indent.contains('\t') || error.info().contains("tab") {
         "indent with spaces; YAML does not allow tabs there".to_owned()
+    } else if line.contains("${") && line.contains(['[', '{']) {
+        // The commonest slip in a rollout: `{` and `}` mean something between brackets.
+        "inside of brackets a value with `${…}` needs quotes, like `[\"./run-${version}\"]`; if it has them, look at brackets and quotes left open here or just above".to_owned()
     } else if error.info().contains("recursion limit") {
         format!("a value may be nested {MAX_DEPTH} deep")
     } else {

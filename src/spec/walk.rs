@@ -41,7 +41,7 @@ impl Walker {
                 match format.and_then(|format| check_format(format, text)) {
                     Some(Err(problem)) => {
                         // The newtypes say "`x` is not a weight; write …": the sentence splits where the help begins.
-                        let (problem, help) = problem.split_once("; ").unwrap_or((&problem, ""));
+                        let (problem, help) = problem.rsplit_once("; ").unwrap_or((&problem, ""));
                         self.fault(node, path, problem, help)
                     }
                     Some(Ok(())) | None => Value::String(text.clone()),
