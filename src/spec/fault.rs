@@ -100,7 +100,7 @@ impl Fault {
             path,
             place: None,
             found: String::new(),
-            problem: problem.into(),
+            problem: clean(&problem.into(), MAX_SENTENCE, false),
             help: String::new(),
         }
     }
@@ -108,14 +108,14 @@ impl Fault {
     /// Adds what was read.
     #[must_use]
     pub fn found(mut self, found: impl AsRef<str>) -> Self {
-        self.found = clip(found.as_ref());
+        self.found = clean(found.as_ref(), MAX_SENTENCE, false);
         self
     }
 
     /// Adds what to write instead.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = help.into();
+        self.help = clean(&help.into(), MAX_HELP, true);
         self
     }
 
@@ -232,14 +232,26 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// `text` on one line, short enough to be shown, without control characters that could play with a terminal.
+/// How long the sentences of a fault may be, in characters: some repeat what was written, whatever that is.
+const MAX_SENTENCE: usize = 240;
+/// How long a fault's help may be, in characters: it may list all known names.
+const MAX_HELP: usize = 1200;
+
+/// A value on one line, short enough to be shown, without control characters that could play with a terminal.
 pub(crate) fn clip(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(MAX_SHOWN)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
+    clean(text, MAX_SHOWN, false)
+}
+
+fn clean(text: &str, most: usize, lines: bool) -> String {
+    let harmless = |c: char| {
+        if c.is_control() && !(lines && c == '\n') {
+            ' '
+        } else {
+            c
+        }
+    };
+    let mut shown: String = text.chars().take(most).map(harmless).collect();
+    if text.chars().nth(most).is_some() {
         shown.push('…');
     }
     shown

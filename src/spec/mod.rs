@@ -32,7 +32,7 @@ pub use read::{Document, read, read_rollout, read_strategy};
 pub use rollout::*;
 pub use schema::schema;
 pub use strategies::{Resolved, resolve};
-pub use validate::{Note, notes, validate, validate_strategy};
+pub use validate::{DEFAULT_READY, DEFAULT_SETTLE, Note, notes, validate, validate_strategy};
 pub use values::{Allow, Bytes, Percent, Span, Weight};
 pub use vars::{Bound, bind, expand};
 pub use windows::WindowVerdict;

@@ -80,14 +80,13 @@ fn typed<T: DeserializeOwned>(
 }
 
 /// The smallest file that means something, shown to whoever has an empty one.
-pub(super) const MINIMAL: &str = "\
-apiVersion: wade.dev/v1alpha1
+pub(super) const MINIMAL: &str = r#"apiVersion: wade.dev/v1alpha1
 kind: Rollout
 metadata: {name: hello}
 spec:
   workload:
-    process: {command: [./hello-${version}], port: auto}
-  traffic: {listen: 127.0.0.1:8080}";
+    process: {command: ["./hello-${version}"], port: auto}
+  traffic: {listen: 127.0.0.1:8080}"#;
 
 fn parse(text: &str, source_name: &str) -> Result<Node, Faults> {
     let root = nodes::parse(text).map_err(|faults| Faults::new(source_name, faults))?;
@@ -172,3 +171,6 @@ fn foreign_api(api: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

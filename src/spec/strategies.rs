@@ -73,7 +73,7 @@ pub fn resolve(rollout: &Rollout, extra: &BTreeMap<String, StrategyFile>) -> Res
         StrategyChoice::Named(named) => {
             let Some(file) = extra.get(&named.name).or_else(|| builtin(&named.name)) else {
                 let mut known: Vec<&str> = extra.keys().map(String::as_str).collect();
-                known.extend(names());
+                known.extend::<Vec<&str>>(names().collect());
                 let fault = Fault::new(path.key("use"), "there is no strategy of this name")
                     .found(format!("`{}`", named.name))
                     .help(did_you_mean(&named.name, &known));

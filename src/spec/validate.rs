@@ -297,6 +297,6 @@ fn check_header(path: &Path, name: &str, value: &str, faults: &mut Vec<Fault>) {
 
 /// A fault from a sentence of the form "what is wrong; what to write".
 fn sentence(path: Path, text: &str) -> Fault {
-    let (problem, help) = text.split_once("; ").unwrap_or((text, ""));
+    let (problem, help) = text.rsplit_once("; ").unwrap_or((text, ""));
     Fault::new(path, problem).help(help)
 }

@@ -105,3 +105,51 @@ fn faults_of_resolving_get_their_lines_from_the_text() {
         .located_in(text, "rollout.yaml");
     insta::assert_snapshot!("located", faults);
 }
+
+/// Every Wade file below `dir`, by path.
+fn wade_files(dir: &std::path::Path, found: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            wade_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.contains("apiVersion: wade.dev/") {
+                found.insert(path.display().to_string(), text);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_that_people_copy_from_reads_and_resolves() {
+    let mut files = BTreeMap::new();
+    for folder in ["strategies", "examples"] {
+        wade_files(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+            &mut files,
+        );
+    }
+    assert!(files.len() >= SOURCES.len());
+    let read = |(name, text): (&String, &String)| match super::super::read(text, name) {
+        Ok(super::super::Document::Rollout(rollout)) => (Some(rollout), None),
+        Ok(super::super::Document::Strategy(strategy)) => (None, Some((strategy.metadata.name.clone(), *strategy))),
+        Err(faults) => panic!("{faults}"),
+    };
+    let (rollouts, strategies): (Vec<_>, Vec<_>) = files.iter().map(read).unzip();
+    let extra = strategies.into_iter().flatten().collect();
+    for rollout in rollouts.into_iter().flatten() {
+        resolve(&rollout, &extra).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
+fn every_embedded_strategy_can_be_used_and_overridden_in_all_it_has() {
+    for name in names() {
+        resolve(
+            &rollout(&format!("  strategy: {{use: {name}, with: {{bake: 1s}}}}")),
+            &BTreeMap::new(),
+        )
+        .unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
