@@ -29,6 +29,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::clock::stopwatch;
@@ -153,8 +155,10 @@ impl Run<'_> {
             SmokeTest::Command(_) => 1,
         };
         // Boxed: the states of three protocols are large, and a handful of them are alive at once.
-        stream::iter(targets)
-            .map(|target| Box::pin(self.on_target(test, target)))
+        // Collected first, so that the whole run can be spawned: a closure inside the stream would tie its lifetimes.
+        let asked: Vec<BoxFuture<'_, Result<(), String>>> =
+            targets.iter().map(|target| self.on_target(test, target).boxed()).collect();
+        stream::iter(asked)
             .buffered(at_once)
             .try_collect()
             .await

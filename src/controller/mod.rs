@@ -219,7 +219,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             world,
             reading,
             commands,
-            newer: self.newer.clone(),
+            newer: self.newer.get(),
             deploy_window: self.deploy_window,
         };
         let decision = match decide(&self.plan, &self.state, &facts, now) {

@@ -26,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest};
 use super::releases::key;
-use super::views::summary;
 use super::{Daemon, peer, unavailable};
 use crate::controller::Notice;
 use crate::engine::{Actor, apply};
@@ -137,11 +136,11 @@ async fn plan(State(daemon): App, UrlPath(name): UrlPath<String>, Json(request):
 }
 
 async fn releases(State(daemon): App, UrlPath(name): UrlPath<String>) -> Result<Response, Problem> {
-    let list = daemon.store().list(&name, 1000).map_err(unavailable)?;
+    let list = daemon.summaries(&name)?;
     if list.is_empty() && daemon.managed(&name).is_none() {
         return Err(missing(&name));
     }
-    Ok(Json(list.iter().map(summary).collect::<Vec<_>>()).into_response())
+    Ok(Json(list).into_response())
 }
 
 async fn release(

@@ -113,9 +113,9 @@ impl Daemon {
     /// bound: starting half would serve half.
     pub async fn start(setup: Setup, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Problem> {
         let data = DataDir::open(&setup.data, clock.now()).map_err(unavailable)?;
-        let store = Arc::new(SqliteStore::open(&data).map_err(unavailable)?);
-        let epoch = store.next_epoch().map_err(unavailable)?;
-        let ledger = Arc::clone(&store);
+        let store = Arc::new(data.store().clone());
+        let epoch = data.epoch();
+        let ledger = Arc::clone(&store) as Arc<dyn crate::platforms::local::process::Ledger>;
         let (supervisor, adoption) = Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone())
             .map_err(unavailable)?;
         tracing::info!(adopted = adoption.adopted.len(), lost = adoption.lost.len(), epoch, "processes adopted");
@@ -307,7 +307,7 @@ impl Daemon {
 
     /// The holder does not answer an abort: write the weight, fence it off, and let a new task go on.
     pub(crate) fn take_over(self: &Arc<Self>, managed: &Arc<Managed>) -> Result<(), Problem> {
-        let epoch = self.store.next_epoch().map_err(unavailable)?;
+        let epoch = self.store.raise_epoch().map_err(unavailable)?;
         self.epoch.store(epoch, Ordering::SeqCst);
         managed.service.admit(epoch).map_err(unavailable)?;
         managed.service.change(|_, split| *split = ALL_STABLE).map_err(unavailable)?;
@@ -365,7 +365,14 @@ impl Daemon {
         futures_util::future::join_all(services.values().map(|managed| managed.service.close(STOP_GRACE))).await;
         drop(services);
         let how = if stop_processes { Shutdown::Stop } else { Shutdown::Keep };
-        self.supervisor.shutdown(how).await;
+        let Some(daemon) = Arc::into_inner(self) else {
+            tracing::warn!("somebody still uses the daemon; its processes are left running");
+            return;
+        };
+        match Arc::into_inner(daemon.supervisor) {
+            Some(supervisor) => supervisor.shutdown(how).await,
+            None => tracing::warn!("a service is still in use; its processes are left running"),
+        }
     }
 }
 

@@ -13,11 +13,11 @@ use super::api::{
 use super::rollouts::Usable;
 use super::{Daemon, Managed, running_of, unavailable};
 use crate::controller::Notice;
-use crate::engine::{Actor, CommandKind, Event};
+use crate::engine::{Actor, CommandKind, Event, Outcome};
 use crate::plan::{Circumstances, Comparison, Lane, Outlook, Plan, lower, render};
 use crate::spec::{OnNewRevision, OnUndecided, bind};
-use crate::store::sqlite::NewRelease;
-use crate::store::{ReleaseKey, Revision};
+use crate::store::sqlite::{Beside, NewRelease};
+use crate::store::{ReleaseKey, Revision, StoreError};
 
 /// How long an abort may go unacknowledged before the daemon writes the weight itself (DESIGN.md section 3).
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
@@ -69,9 +69,12 @@ impl Daemon {
             });
         }
         if !matches!(request.target, ReleaseTarget::Retry)
-            && let Some(reason) = self.store().quarantined(name).map_err(unavailable)?.get(&canary.id)
+            && let Some(failed) = self.store().quarantined(name, &canary.id).map_err(unavailable)?
         {
-            return Err(problem(ProblemKind::Conflict, format!("revision {} of {name} failed before ({reason}); `wade retry {name}` tries it again", canary.version)));
+            return Err(problem(
+                ProblemKind::Conflict,
+                format!("revision {} of {name} failed in release {} ({}); `wade retry {name}` tries it again", canary.version, failed.release, failed.reason),
+            ));
         }
         let plan = self.plan(&managed, &usable, &request, stable.as_ref());
         let found = found(&managed, &plan, stable.as_ref());
@@ -86,16 +89,17 @@ impl Daemon {
         let release = NewRelease {
             rollout: name.to_owned(),
             canary,
-            stable,
             plan,
             by,
             reason: request.reason,
             pipeline: request.pipeline,
             deploy_window: request.deploy_window,
-            now: self.clock().now(),
-            keep: usable.rollout.spec.history.unwrap_or(10),
         };
-        let key = self.store().create_release(release).map_err(unavailable)?;
+        let (store, now) = (self.store(), self.clock().now());
+        store.set_kept_releases(name, usable.rollout.spec.history.unwrap_or(10), now).map_err(unavailable)?;
+        let key = store
+            .create_release(&release, Beside::Nothing, now)
+            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
         self.wake(&managed);
         Ok(Started { release: Some(key), ..started })
     }
@@ -128,7 +132,10 @@ impl Daemon {
                 Ok(Revision { id: id.to_string(), version: bound.version, variables: bound.values, workload })
             }
             ReleaseTarget::Rollback { number } => {
-                let served = self.store().served_before(name, *number).map_err(unavailable)?;
+                let served = match number {
+                    Some(number) => self.promoted_by(&key(name, *number))?,
+                    None => self.served_before(name)?,
+                };
                 served.ok_or_else(|| {
                     problem(ProblemKind::NotFound, match number {
                         Some(number) => format!("release {number} of {name} did not promote a revision that is still kept; `wade history {name}` lists them"),
@@ -144,6 +151,23 @@ impl Daemon {
                 })
             }
         }
+    }
+
+    /// The revision that a release promoted, if it did.
+    fn promoted_by(&self, key: &ReleaseKey) -> Result<Option<Revision>, Problem> {
+        match self.store().release(key) {
+            Ok(record) if record.state.outcome().is_some_and(Outcome::is_forward) => Ok(Some(record.canary)),
+            Ok(_) | Err(StoreError::Unknown(_)) => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// The revision that served last before the present one.
+    fn served_before(&self, name: &str) -> Result<Option<Revision>, Problem> {
+        let stable = self.store().stable(name).map_err(unavailable)?;
+        let served = self.store().revisions(name).map_err(unavailable)?;
+        let others = served.into_iter().filter(|served| stable.as_ref().is_none_or(|stable| stable.id != served.revision.id));
+        Ok(others.max_by_key(|served| served.last_served).map(|served| served.revision))
     }
 
     async fn wait_for_running(&self, managed: &Managed, usable: &Usable, canary: &Revision) -> Result<(), Problem> {
@@ -199,14 +223,14 @@ impl Daemon {
             problem(ProblemKind::Conflict, format!("no release of {name} is running, so there is nothing to {}", request.kind))
         })?;
         let key = running.key.clone();
-        let mut notices = self.follow();
-        let command = self.store().add_command(&key, request.kind, by, request.reason, self.clock().now()).map_err(unavailable)?;
+        let (mut notices, of_this) = (self.follow(), key.clone());
+        let command = self.store().add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now()).map_err(unavailable)?;
         self.wake(&managed);
         let first = if request.kind == CommandKind::Abort { ABORT_WITHIN } else { ANSWER_WITHIN };
         let answer = async {
             loop {
                 match notices.recv().await {
-                    Ok(Notice::Entry { key: of, entry, .. }) if of == key => {
+                    Ok(Notice::Entry { key: of, entry, .. }) if of == of_this => {
                         if let Some(followed) = answers(&entry.event, command.id) {
                             return Some((followed, entry.reason));
                         }

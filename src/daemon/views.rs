@@ -48,6 +48,7 @@ impl Daemon {
                 instances,
             }
         };
+        let rollout = self.store().rollout(name).map_err(unavailable)?;
         let latest = self.store().latest(name).map_err(unavailable)?;
         Ok(RolloutView {
             name: name.to_owned(),
@@ -56,10 +57,21 @@ impl Daemon {
             stable: sides.stable.as_ref().map(revision),
             canary: sides.canary.as_ref().map(revision),
             release: latest.as_ref().map(summary),
-            quarantined: self.store().quarantined(name).map_err(unavailable)?,
+            quarantined: rollout
+                .map(|rollout| rollout.quarantined.into_iter().map(|failed| (failed.revision, failed.reason)).collect())
+                .unwrap_or_default(),
         })
     }
+
+    /// The releases that are kept, newest first.
+    pub(crate) fn summaries(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
+        let list = self.store().list(name, LISTED).map_err(unavailable)?;
+        list.iter().map(|listed| self.store().release(&listed.key).map(|record| summary(&record)).map_err(unavailable)).collect()
+    }
 }
+
+/// Releases in one list.
+const LISTED: u32 = 1000;
 
 /// One release in a line.
 pub fn summary(record: &ReleaseRecord) -> ReleaseSummary {
@@ -107,5 +119,6 @@ const fn state_label(state: &State) -> &'static str {
         State::Unready { .. } => "unready",
         State::Backoff { .. } => "backoff",
         State::Stopping { .. } => "stopping",
+        State::Exited => "exited",
     }
 }
