@@ -137,3 +137,71 @@ impl HistoryRecorder {
         self.blocks.iter().take(self.blocks.len().saturating_sub(1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_of_single_pods_show_and_common_swings_do_not() {
+        let calm = vec![vec![(1000.0, 2.0); 6]; 8];
+        let mut bursty = calm.clone();
+        bursty[3][2] = (1000.0, 60.0);
+        let mut common = calm.clone();
+        common.iter_mut().for_each(|pod| pod[2] = (1000.0, 60.0));
+        let phi0 = |pods: Vec<Vec<(f64, f64)>>| History { block_s: 300.0, pods }.phi0().unwrap();
+        assert_eq!((phi0(calm), phi0(common)), (1.0, 1.0));
+        assert!(phi0(bursty) > 10.0);
+    }
+
+    #[test]
+    fn nothing_to_compare_is_no_history() {
+        let nan = vec![vec![(f64::NAN, 0.0)], vec![(1.0, 0.0)]];
+        for pods in [
+            vec![],
+            vec![vec![(1000.0, 2.0); 6]],
+            vec![vec![], vec![]],
+            vec![vec![(0.0, 0.0)]; 5],
+            nan,
+        ] {
+            assert_eq!(
+                History {
+                    block_s: 300.0,
+                    pods: pods.clone()
+                }
+                .phi0(),
+                None,
+                "{pods:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_recorder_counts_finished_blocks_with_two_pods() {
+        let mut recorder = HistoryRecorder::new(10.0);
+        recorder.record(1.0, "a", 5.0, 0.0);
+        recorder.record(2.0, "b", 6.0, 1.0);
+        recorder.record(9.0, "a", 5.0, 2.0);
+        assert!(!recorder.enough(1), "the block is open");
+        recorder.record(12.0, "c", 7.0, 0.0);
+        recorder.record(11.0, "d", -7.0, 0.0);
+        recorder.record(3.0, "b", 9.0, 9.0);
+        assert!(recorder.enough(1));
+        recorder.record(21.0, "a", 1.0, 0.0);
+        assert!(!recorder.enough(2), "only one pod in the second block");
+        let pods = vec![vec![(10.0, 2.0), (7.0, 0.0)], vec![(6.0, 1.0), (0.0, 0.0)]];
+        assert_eq!(recorder.history(), History { block_s: 10.0, pods });
+    }
+
+    #[test]
+    fn a_recorder_is_bounded() {
+        let mut recorder = HistoryRecorder::new(1.0);
+        for block in 0..200 {
+            for pod in 0..300 {
+                recorder.record(f64::from(block), &format!("pod-{pod}"), 1.0, 0.0);
+            }
+        }
+        let history = recorder.history();
+        assert_eq!((history.pods.len(), history.pods[0].len()), (MAX_PODS, MAX_BLOCKS));
+    }
+}

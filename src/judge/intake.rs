@@ -12,12 +12,14 @@ use super::verdict::Counts;
 
 /// Increments above this are nonsense (counts beyond it are not exact in a double either).
 const MAX_COUNT: f64 = 1e15;
+/// Counts may be fractions (rates times seconds), but not below this.
+const MIN_COUNT: f64 = 1e-9;
 /// Buckets of a histogram; native histograms have 160 per sign.
 pub(crate) const MAX_BUCKETS: usize = 512;
 
-/// A finite count that is not negative.
+/// A finite count that is not negative. A fraction so small that shares of it vanish is nonsense too.
 pub(crate) fn plausible(count: f64) -> bool {
-    (0.0..=MAX_COUNT).contains(&count)
+    count == 0.0 || (MIN_COUNT..=MAX_COUNT).contains(&count)
 }
 
 /// Reads both sides with `read`; what it refuses is dropped and counted.

@@ -103,9 +103,10 @@ impl Latency {
 
     pub(crate) fn look(&mut self, t_s: f64, sides: &Sides<Option<Increment>>, baking: bool) {
         self.adopt_bounds(sides);
+        let known = |le: &[f64]| self.bounds.is_empty() || le == self.bounds;
         let seen = admit(sides, &mut self.dropped, |increment| {
             histogram(increment)
-                .filter(|(le, _)| le[..] == self.bounds)
+                .filter(|(le, _)| known(le))
                 .map(|(_, counts)| counts)
         });
         let total = |counts: Option<&[f64]>| counts.map_or(0.0, |counts| counts.iter().sum());

@@ -274,9 +274,6 @@ mod tests {
             out.starts_with("{\"error\":\"line 1 was not used: it is longer"),
             "{out}"
         );
-        assert!(
-            out.ends_with("{\"run\":\"a\",\"verdict\":\"keep\",\"log_e\":0.0}\n"),
-            "{out}"
-        );
+        assert!(out.contains("}\n{\"run\":\"a\",\"verdict\":\"keep\""), "{out}");
     }
 }
