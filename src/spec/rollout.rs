@@ -115,6 +115,10 @@ pub enum Mode {
 /// What carries a revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per rollout, and matching on a box reads worse"
+)]
 pub enum Workload {
     /// Processes on this machine, kept by `wade serve`.
     Process(ProcessWorkload),
