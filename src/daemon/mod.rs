@@ -40,7 +40,7 @@ use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Runnin
 use crate::signals::{Side, Signals};
 use crate::spec::{Source, Weight};
 use crate::store::sqlite::{DataDir, SqliteStore};
-use crate::store::{ReleaseRecord, Revision, Store};
+use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
 use api::{Problem, ProblemKind};
 use rollouts::{Rollouts, Usable};
 
@@ -344,6 +344,14 @@ impl Daemon {
     /// Where the data is.
     pub fn data(&self) -> &DataDir {
         &self.data
+    }
+
+    /// The whole record of a release.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {
+        self.store.release(key).map_err(unavailable)
     }
 
     /// Where a service's requests come in.

@@ -3,7 +3,7 @@
 use super::api::{InstanceView, Problem, ReleaseSummary, RevisionView, RolloutView};
 use super::{Daemon, Managed, unavailable};
 use crate::engine::desired::split_now;
-use crate::engine::{Outcome, Phase};
+use crate::engine::{Event, Outcome, Phase, Proof};
 use crate::plan::{ALL_STABLE, Split};
 use crate::platforms::local::Running;
 use crate::platforms::local::process::State;
@@ -99,8 +99,15 @@ pub fn summary(record: &ReleaseRecord) -> ReleaseSummary {
 
 /// Why a release ended as it did, or what happened last: one sentence.
 pub fn reason(record: &ReleaseRecord) -> String {
-    let retreat = record.history.iter().rev().find(|entry| matches!(entry.event, crate::engine::Event::Retreated { .. }));
+    let retreat = record.history.iter().rev().find(|entry| matches!(entry.event, Event::Retreated { .. }));
     retreat.or(record.history.last()).map_or_else(|| "not begun yet".to_owned(), |entry| entry.reason.clone())
+}
+
+/// What a promotion rests on: the reason of the last stage that ended with a passing verdict.
+pub fn proof(record: &ReleaseRecord) -> Option<String> {
+    let passed = |event: &Event| matches!(event, Event::StageEnded { proof: Proof::Passed });
+    let entry = record.history.iter().rev().find(|entry| passed(&entry.event))?;
+    entry.verdict.as_ref().map(|verdict| verdict.reason.clone())
 }
 
 fn split_of(record: &ReleaseRecord) -> Split {
