@@ -633,9 +633,9 @@ impl AnalysisSpec {
 }
 
 /// The one that is said, or both laid over each other.
-fn both<T>(upper: Option<T>, base: Option<T>, over: fn(T, T) -> T) -> Option<T> {
+fn both<T>(upper: Option<T>, base: Option<T>, over: fn(T, &T) -> T) -> Option<T> {
     match (upper, base) {
-        (Some(upper), Some(base)) => Some(over(upper, base)),
+        (Some(upper), Some(base)) => Some(over(upper, &base)),
         (upper, base) => upper.or(base),
     }
 }
@@ -809,7 +809,7 @@ pub enum PassEarly {
 }
 
 impl PassEarly {
-    fn over(self, base: Self) -> Self {
+    fn over(self, base: &Self) -> Self {
         match (self, base) {
             (Self::When(rule), Self::When(base)) => Self::When(PassEarlyRule {
                 errors_of_all_traffic: rule.errors_of_all_traffic.or(base.errors_of_all_traffic),
@@ -817,7 +817,7 @@ impl PassEarly {
                 min_stage: rule.min_stage.or(base.min_stage),
             }),
             // `true` asks for early passes; how, the strategy may have said.
-            (Self::Switch(true), base @ Self::When(_)) => base,
+            (Self::Switch(true), Self::When(base)) => Self::When(base.clone()),
             (upper, _) => upper,
         }
     }
@@ -851,7 +851,7 @@ pub struct HistorySpec {
 }
 
 impl HistorySpec {
-    fn over(self, base: Self) -> Self {
+    fn over(self, base: &Self) -> Self {
         Self {
             least: self.least.or(base.least),
             block: self.block.or(base.block),
@@ -888,7 +888,7 @@ pub struct OnNoData {
 }
 
 impl OnNoData {
-    fn over(self, base: Self) -> Self {
+    fn over(self, base: &Self) -> Self {
         Self {
             source_down: self.source_down.or(base.source_down),
             canary_silent: self.canary_silent.or(base.canary_silent),
