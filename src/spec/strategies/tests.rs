@@ -1,4 +1,4 @@
-use super::super::{Percent, Span, read_rollout};
+use super::super::{PassEarly, Percent, Span, read_rollout};
 use super::*;
 
 fn rollout(spec: &str) -> Rollout {
@@ -51,8 +51,7 @@ fn silence_means_careful() {
 
 #[test]
 fn the_rollouts_words_win_over_the_strategys_field_by_field() {
-    let spec =
-        "  strategy: {use: demo, with: {bake: 9s}}\n  analysis: {look: 1s, falseRollback: 2%}\n  limits: {ready: 20s}";
+    let spec = "  strategy: {use: demo, with: {bake: 9s}}\n  analysis: {look: 1s, falseRollback: 2%, history: {least: 10s}, passEarly: {latency: 2x}}\n  limits: {ready: 20s}";
     let resolved = resolve(&rollout(spec), &BTreeMap::new()).unwrap();
     let mut expected = builtin("demo").unwrap().spec.clone();
     let Strategy::Canary(canary) = &mut expected.strategy else {
@@ -61,6 +60,12 @@ fn the_rollouts_words_win_over_the_strategys_field_by_field() {
     canary.bake = Some(Span::secs(9));
     expected.analysis.look = Some(Span::secs(1));
     expected.analysis.false_rollback = Percent::from_fraction(0.02);
+    // Inside of these two the strategy's other words stay.
+    expected.analysis.history.as_mut().unwrap().least = Some(Span::secs(10));
+    let Some(PassEarly::When(rule)) = &mut expected.analysis.pass_early else {
+        panic!("demo has a rule")
+    };
+    rule.latency = Some("2x".parse().unwrap());
     expected.limits.ready = Some(Span::secs(20));
     let expected = Resolved {
         strategy: expected.strategy,
