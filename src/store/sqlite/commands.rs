@@ -59,7 +59,9 @@ pub enum CommandError {
         outcome: Outcome,
     },
     /// Too many wait.
-    #[error("{key} has {waiting} commands that wait for an answer; {kind} was not added, try again when they are answered")]
+    #[error(
+        "{key} has {waiting} commands that wait for an answer; {kind} was not added, try again when they are answered"
+    )]
     TooMany {
         /// The release.
         key: ReleaseKey,
@@ -157,7 +159,10 @@ fn add(connection: &Connection, key: &ReleaseKey, command: Command) -> Result<Re
         let key = key.clone();
         return Ok(Err(CommandError::TooMany { key, kind, waiting }));
     }
-    let command = Command { id: last + 1, ..command };
+    let command = Command {
+        id: last + 1,
+        ..command
+    };
     execute(
         connection,
         "INSERT INTO commands (rollout, number, id, kind, asked_by, reason, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

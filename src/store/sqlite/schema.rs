@@ -143,7 +143,8 @@ pub(super) fn migrate(connection: &mut Connection, file: &Path, migrations: &[&s
         });
     }
     for (index, sql) in migrations.iter().enumerate().skip(seen) {
-        apply(connection, sql, index + 1).map_err(|error| OpenError::Store(Fault::from(error).into_error("written", file)))?;
+        apply(connection, sql, index + 1)
+            .map_err(|error| OpenError::Store(Fault::from(error).into_error("written", file)))?;
     }
     Ok(())
 }

@@ -136,7 +136,10 @@ fn record(connection: &Connection, key: &ReleaseKey, epoch: u64, words: &Words) 
     let mut end = last;
     for entry in &words.entries {
         if entry.number > end + 1 {
-            let why = format!("entry {} was to follow entry {end}; those between are missing", entry.number);
+            let why = format!(
+                "entry {} was to follow entry {end}; those between are missing",
+                entry.number
+            );
             return Err(damaged("entries", &release_name(key), &why));
         }
         if entry.number <= end {
