@@ -78,7 +78,9 @@ pub async fn run(
         let tests = plan.tests.len();
         return report(
             false,
-            format!("smoke tests did not run: the new revision has no instance to ask ({tests} declared); check that it starts"),
+            format!(
+                "smoke tests did not run: the new revision has no instance to ask ({tests} declared); check that it starts"
+            ),
         );
     }
     let run = Run {
@@ -263,7 +265,11 @@ fn sentence(test: &SmokeTest, target: &SmokeTarget, tries: u32, failure: &Failur
     match failure {
         Failure::Test(why) => format!("smoke test {label} cannot run on {name}: {why}"),
         Failure::Answer { what, excerpt } => {
-            let tries = if tries == 1 { "1 try".to_owned() } else { format!("{tries} tries") };
+            let tries = if tries == 1 {
+                "1 try".to_owned()
+            } else {
+                format!("{tries} tries")
+            };
             let excerpt = match excerpt {
                 Some((introduced, quoted)) => format!("; {introduced} `{quoted}`"),
                 None => String::new(),
@@ -283,7 +289,12 @@ impl fmt::Display for Label<'_> {
                 let method = test.method.as_deref().unwrap_or("GET");
                 // What follows `?` may be a token.
                 let path = test.http.split('?').next().unwrap_or_default();
-                write!(f, "{} {}", text::quoted(method, text::LABEL), text::quoted(path, text::LABEL))
+                write!(
+                    f,
+                    "{} {}",
+                    text::quoted(method, text::LABEL),
+                    text::quoted(path, text::LABEL)
+                )
             }
             SmokeTest::Grpc(test) if test.grpc.is_empty() => f.write_str("gRPC health"),
             SmokeTest::Grpc(test) => write!(f, "gRPC health of {}", text::quoted(&test.grpc, text::LABEL)),

@@ -188,7 +188,8 @@ impl Shared {
         match outcome {
             Ok(answer) => {
                 let latency = due.into_std().elapsed();
-                self.tally().answered(answer.version.as_deref(), answer.status, latency, moment);
+                self.tally()
+                    .answered(answer.version.as_deref(), answer.status, latency, moment);
             }
             Err(loss) => self.tally().lost(loss, moment),
         }
@@ -198,7 +199,9 @@ impl Shared {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = Uri::from_static(path);
         request.headers_mut().insert(HOST, self.host.clone());
-        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static("wade-load"));
+        request
+            .headers_mut()
+            .insert(USER_AGENT, HeaderValue::from_static("wade-load"));
         for _ in 0..MOST_STALE {
             let Some(mut connection) = self.pooled() else { break };
             match connection.try_send_request(request).await {
@@ -229,10 +232,14 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Connection, Loss> {
-        let stream = TcpStream::connect(self.target).await.map_err(|error| Loss::of(&error))?;
+        let stream = TcpStream::connect(self.target)
+            .await
+            .map_err(|error| Loss::of(&error))?;
         // Requests are small: none should wait for the peer's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| Loss::of(&error))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| Loss::of(&error))?;
         // Ends when the sender is dropped or the peer closes; its error reaches the request that is under way.
         tokio::spawn(connection);
         Ok(sender)

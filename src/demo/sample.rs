@@ -201,7 +201,10 @@ async fn crashes(after: Option<Duration>) -> io::Error {
     match after {
         Some(after) => {
             tokio::time::sleep(after).await;
-            crash("src/cart/cache.rs:207:31", "called `Option::unwrap()` on a `None` value")
+            crash(
+                "src/cart/cache.rs:207:31",
+                "called `Option::unwrap()` on a `None` value",
+            )
         }
         None => std::future::pending().await,
     }
@@ -271,7 +274,9 @@ async fn connection(stream: TcpStream, sample: Arc<Sample>, closing: Cancellatio
         async move {
             let mut answer = sample.answer(&request).await;
             if closing.is_cancelled() {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
         }
@@ -306,7 +311,11 @@ impl Sample {
             version: options.version.clone(),
             version_header: HeaderValue::from_str(&options.version).unwrap_or(HeaderValue::from_static("unprintable")),
             broken_smoke: options.broken_smoke,
-            chance: Mutex::new(Chance::new(options.seed, options.fail_percent / 100.0, options.slow_factor)),
+            chance: Mutex::new(Chance::new(
+                options.seed,
+                options.fail_percent / 100.0,
+                options.slow_factor,
+            )),
             metrics: Mutex::new(Metrics::default()),
         }
     }
@@ -347,7 +356,10 @@ impl Sample {
                 let body = serde_json::json!({"ok": false, "version": self.version, "error": why});
                 json(StatusCode::INTERNAL_SERVER_ERROR, &body)
             }
-            "/selftest" => json(StatusCode::OK, &serde_json::json!({"ok": true, "version": self.version})),
+            "/selftest" => json(
+                StatusCode::OK,
+                &serde_json::json!({"ok": true, "version": self.version}),
+            ),
             "/metrics" => body(StatusCode::OK, metrics::CONTENT, locked(&self.metrics).text()),
             _ => json(StatusCode::NOT_FOUND, &serde_json::json!({"error": "no such route"})),
         }
@@ -366,7 +378,9 @@ fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> 
 fn body(status: StatusCode, content: &'static str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content));
     response
 }
 

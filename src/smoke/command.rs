@@ -35,12 +35,18 @@ pub(super) async fn execute(
     env: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     let Some((program, arguments)) = test.command.split_first() else {
-        return Err(Failure::Test("it has no words; write the program and its arguments".to_owned()));
+        return Err(Failure::Test(
+            "it has no words; write the program and its arguments".to_owned(),
+        ));
     };
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(
+            INHERITED
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
         .envs(env)
         .env("WADE_URL", format!("http://{address}"))
         .stdin(Stdio::null())
@@ -51,7 +57,9 @@ pub(super) async fn execute(
         .spawn()
         .map_err(|error| {
             let program = quoted(program, EXCERPT);
-            Failure::Test(format!("`{program}` cannot be started ({error}); check the path and that it is executable"))
+            Failure::Test(format!(
+                "`{program}` cannot be started ({error}); check the path and that it is executable"
+            ))
         })?;
     let tail = Mutex::new(Tail::default());
     let ended = {

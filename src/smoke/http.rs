@@ -79,11 +79,18 @@ pub(super) async fn ask(
 fn request(test: &HttpSmoke, address: SocketAddr, client: &reqwest::Client) -> Result<reqwest::Request, String> {
     // Without the slash, `@host` or `:80` at the start of the path would choose another server.
     if !test.http.starts_with('/') {
-        return Err(format!("`{}` is not a path; begin it with `/`", quoted(&test.http, EXCERPT)));
+        return Err(format!(
+            "`{}` is not a path; begin it with `/`",
+            quoted(&test.http, EXCERPT)
+        ));
     }
     let method = test.method.as_deref().unwrap_or("GET");
-    let method = Method::from_bytes(method.as_bytes())
-        .map_err(|_| format!("`{}` is not an HTTP method; write one like `POST`", quoted(method, EXCERPT)))?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| {
+        format!(
+            "`{}` is not an HTTP method; write one like `POST`",
+            quoted(method, EXCERPT)
+        )
+    })?;
     let mut builder = client.request(method, format!("http://{address}{}", test.http));
     for (name, value) in &test.headers {
         builder = builder.header(header_name(name)?, header_value(name, value)?);
@@ -115,7 +122,8 @@ async fn exchange(request: reqwest::Request, client: &reqwest::Client) -> Result
     let mut response = client.execute(request).await.map_err(unreachable)?;
     if *response.url() != asked {
         return Err(Failure::Test(
-            "the HTTP client followed a redirect, so another server may have answered; use `smoke::http_client`".to_owned(),
+            "the HTTP client followed a redirect, so another server may have answered; use `smoke::http_client`"
+                .to_owned(),
         ));
     }
     let (mut body, mut cut) = (Vec::new(), false);
@@ -169,7 +177,9 @@ fn fault(test: &HttpSmoke, answer: &Answer) -> Result<(), Failure> {
         let name = header_name(name).map_err(Failure::Test)?;
         let mut values = answer.headers.get_all(&name).iter().peekable();
         if values.peek().is_none() {
-            return Err(Failure::answer(format!("answered {status} without the header `{name}`")));
+            return Err(Failure::answer(format!(
+                "answered {status} without the header `{name}`"
+            )));
         }
         if !values.any(|value| value.as_bytes() == wanted.as_bytes()) {
             return Err(Failure::answer(format!(
@@ -182,7 +192,9 @@ fn fault(test: &HttpSmoke, answer: &Answer) -> Result<(), Failure> {
     {
         let part = if answer.cut { "first 1 MiB of its body" } else { "body" };
         let wanted = quoted(wanted, EXCERPT);
-        return Err(told(format!("answered {status}, but its {part} does not contain `{wanted}`")));
+        return Err(told(format!(
+            "answered {status}, but its {part} does not contain `{wanted}`"
+        )));
     }
     if !test.json.is_empty() {
         json_fault(test, answer).map_err(|fault| match fault {
@@ -212,13 +224,18 @@ fn contains(body: &[u8], wanted: &[u8]) -> bool {
 
 fn json_fault(test: &HttpSmoke, answer: &Answer) -> Result<(), Failure> {
     if answer.cut {
-        return Err(Failure::answer("its body is longer than 1 MiB and was not read as JSON"));
+        return Err(Failure::answer(
+            "its body is longer than 1 MiB and was not read as JSON",
+        ));
     }
     let body: Value = serde_json::from_slice(&answer.body)
         .map_err(|error| Failure::answer(format!("its body is not JSON ({error})")))?;
     for (path, wanted) in &test.json {
-        let compiled = JsonPath::parse(path)
-            .map_err(|error| Failure::Test(format!("`{path}` is not a JSON path ({error}); write one like `$.status`")))?;
+        let compiled = JsonPath::parse(path).map_err(|error| {
+            Failure::Test(format!(
+                "`{path}` is not a JSON path ({error}); write one like `$.status`"
+            ))
+        })?;
         let found = compiled.query(&body).all();
         if !selects(&found, wanted) {
             let found = match found.as_slice() {
@@ -227,7 +244,9 @@ fn json_fault(test: &HttpSmoke, answer: &Answer) -> Result<(), Failure> {
                 many => format!("{} values", many.len()),
             };
             let wanted = quoted(&wanted.to_string(), EXCERPT);
-            return Err(Failure::answer(format!("`{path}` selects {found} where `{wanted}` was expected")));
+            return Err(Failure::answer(format!(
+                "`{path}` selects {found} where `{wanted}` was expected"
+            )));
         }
     }
     Ok(())
@@ -238,7 +257,9 @@ fn selects(found: &[&Value], wanted: &Value) -> bool {
     match (found, wanted) {
         ([one], wanted) if same(one, wanted) => true,
         (found, Value::Array(list)) => {
-            !found.is_empty() && found.len() == list.len() && found.iter().zip(list).all(|(one, wanted)| same(one, wanted))
+            !found.is_empty()
+                && found.len() == list.len()
+                && found.iter().zip(list).all(|(one, wanted)| same(one, wanted))
         }
         _ => false,
     }

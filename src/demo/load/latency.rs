@@ -60,7 +60,10 @@ mod tests {
         }
         for (quantile, truth) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1000.0), (0.001, 1.0)] {
             let seen = latencies.quantile(quantile).unwrap().as_secs_f64() * 1000.0;
-            assert!((truth * 0.9999..=truth * 1.0501).contains(&seen), "{quantile}: {seen} for {truth}");
+            assert!(
+                (truth * 0.9999..=truth * 1.0501).contains(&seen),
+                "{quantile}: {seen} for {truth}"
+            );
         }
     }
 

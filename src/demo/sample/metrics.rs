@@ -56,10 +56,16 @@ impl Metrics {
             for (bound, count) in BOUNDS_MS.iter().zip(&series.buckets) {
                 below += count;
                 let le = f64::from(*bound) / 1000.0;
-                let _ = writeln!(out, "http_request_duration_seconds_bucket{{{labels},le=\"{le}\"}} {below}");
+                let _ = writeln!(
+                    out,
+                    "http_request_duration_seconds_bucket{{{labels},le=\"{le}\"}} {below}"
+                );
             }
             let (count, sum) = (series.count(), series.sum_secs);
-            let _ = writeln!(out, "http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}");
+            let _ = writeln!(
+                out,
+                "http_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} {count}"
+            );
             let _ = writeln!(out, "http_request_duration_seconds_sum{{{labels}}} {sum}");
             let _ = writeln!(out, "http_request_duration_seconds_count{{{labels}}} {count}");
         }
