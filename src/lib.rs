@@ -6,5 +6,6 @@ pub mod judge;
 pub mod plan;
 pub mod platforms;
 pub mod signals;
+pub mod sim;
 pub mod spec;
 pub mod store;
