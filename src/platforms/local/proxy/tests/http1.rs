@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::harness::*;
 use crate::platforms::local::proxy::*;
@@ -50,7 +50,7 @@ async fn one_connection_each_way_serves_many_requests() {
 async fn chunked_answers_and_answers_to_head_keep_the_connection_too() {
     let origin = Origin::serving(|_| async {
         let parts = futures_util::stream::iter(["a", "b"].map(|part| Ok(Frame::data(Bytes::from(part)))));
-        Response::new(StreamBody::new(parts).boxed())
+        Response::new(BodyExt::boxed(StreamBody::new(parts)))
     })
     .await;
     let proxy = proxy(Routes::all_to("stable", vec![origin.addr]));
@@ -138,10 +138,11 @@ async fn bodies_stream_both_ways() {
         Origin::serving(|request: Request<Incoming>| async move { Response::new(request.into_body().boxed()) });
     let origin = origin.await;
     let proxy = proxy(Routes::all_to("stable", vec![origin.addr]));
-    let (mut send, receive) = futures_util::channel::mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(1);
+    let (send, mut receive) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, hyper::Error>>(1);
+    let receive = futures_util::stream::poll_fn(move |cx| receive.poll_recv(cx));
     let mut client = Client::to(proxy.local_addr()).await;
     let request = Request::post("/")
-        .body(StreamBody::new(receive).boxed())
+        .body(BodyExt::boxed(StreamBody::new(receive)))
         .expect("valid");
     send.send(Ok(Frame::data(Bytes::from("0"))))
         .await
@@ -235,9 +236,7 @@ async fn a_dead_canary_answers_502_on_its_own_account() {
 
 /// Accepts, reads a little, and does this.
 async fn odd(answer: &'static [u8], then_hang: bool) -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind(LOOPBACK)
-        .await
-        .expect("loopback has a port");
+    let listener = TcpListener::bind(LOOPBACK).await.expect("loopback has a port");
     let addr = listener.local_addr().expect("it is bound");
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -289,10 +288,8 @@ async fn odd_backends_get_the_status_and_the_counter_that_say_why() {
         (seen, proxy.snapshot().revisions["empty"].failures["no_endpoint"]),
         (StatusCode::BAD_GATEWAY, 1)
     );
-    proxy.set_routes(Routes::all_to(
-        "breaks",
-        vec![odd(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", false).await],
-    ));
+    let breaks = odd(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", false).await;
+    proxy.set_routes(Routes::all_to("breaks", vec![breaks])).expect("valid");
     let answer = Client::to(proxy.local_addr())
         .await
         .send(get(&[]))

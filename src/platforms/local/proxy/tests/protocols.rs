@@ -4,7 +4,9 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tonic_health::pb::health_client::HealthClient;
@@ -75,15 +77,13 @@ async fn grpc_goes_through_with_its_trailers_and_statuses() {
     reporter
         .set_service_status("shop", tonic_health::ServingStatus::Serving)
         .await;
-    let incoming = futures_util::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.expect("a client");
+        let service = TowerToHyperService::new(service);
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), service)
+            .await
     });
-    let server = tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
     let proxy = proxy(Routes::all_to("stable", vec![addr]));
     let channel = tonic::transport::Channel::from_shared(format!("http://{}", proxy.local_addr())).expect("a URI");
     let mut client = HealthClient::new(channel.connect().await.expect("the proxy listens"));
@@ -125,7 +125,7 @@ async fn a_grpc_status_that_blames_the_server_is_an_error() {
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", status);
         let frames = [Frame::data("data".into()), Frame::trailers(trailers)].map(Ok);
-        let mut answer = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed());
+        let mut answer = Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames))));
         answer
             .headers_mut()
             .insert("content-type", HeaderValue::from_static("application/grpc+proto"));
