@@ -170,6 +170,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         self.history
     }
 
+    /// Says that a newer revision wants to be released; the plan says whether that ends this release.
+    pub fn newer(&self, name: &str) {
+        self.newer.set(name);
+    }
+
     /// With this as the place where newer revisions are announced.
     #[must_use]
     pub fn with_newer(mut self, newer: Newer) -> Self {

@@ -291,7 +291,7 @@ impl Driver<'_> {
             Doing::Waiting(mut controller, _) => {
                 on(&self.shared).note(Seen::PassBegan { epoch });
                 if let Some(name) = &self.newer {
-                    controller.newer(name.clone());
+                    controller.newer(name);
                 }
                 Box::pin(async move {
                     let pass = controller.pass().await;
