@@ -37,10 +37,7 @@ const SHARDS: usize = 4;
 /// How often HTTP/2 connections with open calls are asked for a sign of life.
 const H2_PING: Duration = Duration::from_secs(20);
 
-#[expect(
-    clippy::vec_box,
-    reason = "a connection goes in and out for every request, and is many hundred bytes"
-)]
+/// Boxed, since a connection goes in and out for every request and is many hundred bytes.
 type Shelf = Vec<Box<H1>>;
 
 /// One address of one revision, with the connections kept to it.
