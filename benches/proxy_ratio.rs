@@ -13,7 +13,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use wade::platforms::local::proxy::{Backend, Proxy, ProxyConfig, Routes};
 
@@ -44,8 +43,8 @@ fn compare() -> ExitCode {
 }
 
 async fn until_told() {
-    let mut end = Vec::new();
-    let _ = tokio::io::stdin().read_to_end(&mut end).await;
+    let read = tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+    let _ = read.await;
 }
 
 async fn backend() {

@@ -193,7 +193,9 @@ struct Served<C> {
 
 impl<C: Future> Served<C> {
     fn new(conn: C, drain: fn(Pin<&mut C>), watch: Watch, front: Arc<Front>) -> Self {
-        let look = Box::pin(tokio::time::sleep(front.shared.config.head_timeout));
+        let look = Box::pin(tokio::time::sleep(
+            front.shared.config.head_timeout.min(front.shared.config.idle_timeout),
+        ));
         Self {
             conn: Box::pin(conn),
             drain,

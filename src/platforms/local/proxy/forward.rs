@@ -293,8 +293,7 @@ impl Channel {
 
 /// A copy to send again, if the request may be repeated.
 fn repeatable(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
-    if !matches!(request.body(), RequestBody::Empty) || !idempotent.contains(request.method()) {
+    if !matches!(request.body(), RequestBody::Empty) || !request.method().is_idempotent() {
         return None;
     }
     let mut again = Request::new(RequestBody::Empty);

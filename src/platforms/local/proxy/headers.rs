@@ -42,6 +42,8 @@ pub(super) fn for_backend(head: &mut request::Parts, peer: &HeaderValue) {
         None => head.headers.get(HOST).cloned(),
     };
     let headers = &mut head.headers;
+    // Once, or a short head grows twice on its way to the four fields below.
+    headers.reserve(4);
     if let (Entry::Vacant(entry), Some(host)) = (headers.entry(FORWARDED_HOST), host) {
         entry.insert(host);
     }

@@ -37,11 +37,14 @@ const SHARDS: usize = 4;
 /// How often HTTP/2 connections with open calls are asked for a sign of life.
 const H2_PING: Duration = Duration::from_secs(20);
 
+/// Boxed, since a connection goes in and out for every request and is many hundred bytes.
+type Shelf = Vec<Box<H1>>;
+
 /// One address of one revision, with the connections kept to it.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
-    idle: [Mutex<Vec<Box<H1>>>; SHARDS],
+    idle: [Mutex<Shelf>; SHARDS],
     h2: Mutex<Option<http2::SendRequest<RequestBody>>>,
     /// Held while connecting, so that a thousand calls to a new endpoint make one connection.
     h2_connecting: tokio::sync::Mutex<()>,
@@ -150,7 +153,7 @@ impl Endpoint {
             .expect("nothing panics while it holds the HTTP/2 connection")
     }
 
-    fn shelf(&self, index: usize) -> MutexGuard<'_, Vec<Box<H1>>> {
+    fn shelf(&self, index: usize) -> MutexGuard<'_, Shelf> {
         self.idle[index]
             .lock()
             .expect("nothing panics while it holds idle connections")

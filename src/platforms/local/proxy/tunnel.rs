@@ -1,18 +1,25 @@
 //! After `101 Switching Protocols`: bytes both ways until either side has had enough. WebSocket and every other
-//! HTTP/1.1 upgrade look the same from here. A tunnel is in flight for its revision until it ends, has no time limit,
-//! and is cut when the proxy stops and the grace is over.
+//! HTTP/1.1 upgrade look the same from here. A tunnel is in flight for its revision until it ends, has no time limit
+//! (but [`HALF_CLOSED`] once one side has ended), and is cut when the proxy stops and the grace is over.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
+use tokio::time::timeout;
 
 use super::Shared;
 use super::body::Lease;
 use super::connection::Busy;
 use super::counters::Flight;
 use super::stop::Phase;
+
+/// How long one direction goes on when the other has ended: for last words, and not for a peer that never hangs up,
+/// or no revision with such a client would ever be drained.
+const HALF_CLOSED: Duration = Duration::from_secs(10);
 
 /// Both halves (the lease holds the backend's), and what lives as long as they do.
 #[derive(Debug)]
@@ -42,12 +49,25 @@ async fn carry(tunnel: Tunnel) {
         busy: _busy,
     } = tunnel;
     let Some(h1) = lease.h1.take() else { return };
-    let (Ok(client), Some((mut backend, early))) = tokio::join!(client, h1.into_socket()) else {
+    let (Ok(client), Some((backend, early))) = tokio::join!(client, h1.into_socket()) else {
         return;
     };
-    let mut client = TokioIo::new(client);
-    // Either side breaking off is how most tunnels end.
-    if client.write_all(&early).await.is_ok() {
-        let _ = copy_bidirectional(&mut client, &mut backend).await;
+    let (from_client, mut to_client) = split(TokioIo::new(client));
+    let (from_backend, to_backend) = backend.into_split();
+    if to_client.write_all(&early).await.is_err() {
+        return;
     }
+    let mut up = pin!(one_way(from_client, to_backend));
+    let mut down = pin!(one_way(from_backend, to_client));
+    // Whether the other side ends as well, or time is up: the tunnel is over.
+    let _ = tokio::select! {
+        () = &mut up => timeout(HALF_CLOSED, down).await,
+        () = &mut down => timeout(HALF_CLOSED, up).await,
+    };
+}
+
+/// Carries bytes until `from` ends, and then tells `to`. Either side breaking off is how most tunnels end.
+async fn one_way(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    let _ = copy(&mut from, &mut to).await;
+    let _ = to.shutdown().await;
 }

@@ -290,15 +290,11 @@ async fn odd_backends_get_the_status_and_the_counter_that_say_why() {
     );
     let breaks = odd(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", false).await;
     proxy.set_routes(Routes::all_to("breaks", vec![breaks])).expect("valid");
-    let answer = Client::to(proxy.local_addr())
-        .await
-        .send(get(&[]))
-        .await
-        .expect("a head");
-    assert!(
-        answer.into_body().collect().await.is_err(),
-        "the client must see that the body is not whole"
-    );
+    let whole = match Client::to(proxy.local_addr()).await.send(get(&[])).await {
+        Ok(answer) => answer.into_body().collect().await.is_ok(),
+        Err(_) => false,
+    };
+    assert!(!whole, "the client must see that the body is not whole");
     until("it is counted", || proxy.snapshot().revisions["breaks"].cut_short == 1).await;
 }
 

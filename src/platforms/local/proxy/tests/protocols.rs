@@ -54,6 +54,7 @@ async fn a_websocket_is_a_tunnel_and_in_flight_until_it_closes() {
     );
     socket.close(None).await.expect("open");
     while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
     assert_eq!(proxy.wait_drained("stable", SOON).await, Drain::Drained);
     assert_eq!(proxy.snapshot().revisions["stable"].users.code_classes, [1, 0, 0, 0, 0]);
     server.await.expect("the server ended well");

@@ -140,7 +140,8 @@ async fn sticky_users_stay_on_a_growing_canary_and_leave_it_at_weight_zero() {
         users.push((value.to_owned(), read(answer).await));
     }
     // New users follow the exact split.
-    assert_eq!(users.iter().filter(|(_, at)| at == "canary").count(), 20);
+    let first = users.iter().filter(|(_, at)| at == "canary").count();
+    assert!((17..=23).contains(&first), "{first} of 200");
     let mut on_canary = Vec::new();
     for weight in [100, 500, 0, 100] {
         set(weight);
@@ -161,7 +162,8 @@ async fn sticky_users_stay_on_a_growing_canary_and_leave_it_at_weight_zero() {
         on_canary.push(now);
     }
     // 200 users at 50 %: 70 to 130 is four and more standard deviations.
-    assert!(matches!(on_canary[..], [20, 70..=130, 0, 20]), "{on_canary:?}");
+    assert!(matches!(on_canary[..], [_, 70..=130, 0, _]), "{on_canary:?}");
+    assert_eq!((on_canary[0], on_canary[3]), (first, first));
     // A cookie that is not ours goes by the split and is replaced.
     set(0);
     let answer = client
