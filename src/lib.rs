@@ -9,6 +9,7 @@ pub mod judge;
 pub mod plan;
 pub mod platforms;
 pub mod signals;
+pub mod sim;
 pub mod smoke;
 pub mod spec;
 pub mod store;

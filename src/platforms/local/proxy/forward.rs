@@ -9,7 +9,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SET_COOKIE, UPGRADE};
@@ -205,7 +205,7 @@ pub(super) async fn send(
         } else {
             None
         };
-        let mut error = match channel.exchange(request, config.answer_timeout).await {
+        let mut error = match channel.exchange(request, stopwatch() + config.answer_timeout).await {
             None => return Err(FailureKind::AnswerTimeout),
             Some(Ok(response)) => return Ok((response, channel.into_via(endpoint, config))),
             Some(Err(error)) => error,
@@ -269,10 +269,10 @@ impl Channel {
     }
 
     /// `None` when the answer does not come in time.
-    async fn exchange(&mut self, request: Request<RequestBody>, limit: Duration) -> Option<Exchange> {
+    async fn exchange(&mut self, request: Request<RequestBody>, until: Instant) -> Option<Exchange> {
         match self {
-            Self::H1(h1) => tokio::time::timeout(limit, h1.exchange(request)).await.ok(),
-            Self::H2(h2) => tokio::time::timeout(limit, h2.exchange(request)).await.ok(),
+            Self::H1(h1) => h1.exchange(request, until).await,
+            Self::H2(h2) => h2.exchange(request, until).await,
         }
     }
 

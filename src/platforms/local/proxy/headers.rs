@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use http::Request;
 
-    fn seen_by_backend(request: http::request::Builder) -> (Uri, Vec<(String, String)>) {
+    fn seen_by_backend(request: request::Builder) -> (Uri, Vec<(String, String)>) {
         let (mut head, ()) = request.body(()).expect("a valid request").into_parts();
         for_backend(&mut head, &HeaderValue::from_static("192.0.2.7"));
         let text = |value: &HeaderValue| value.to_str().expect("visible").to_owned();

@@ -25,6 +25,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use super::ProxyConfig;
 use super::body::RequestBody;
@@ -75,6 +76,7 @@ impl Endpoint {
             conn: Some(conn),
             ended: None,
             kept_since: None,
+            patience: Box::pin(tokio::time::sleep(config.answer_timeout)),
         }))
     }
 
@@ -142,11 +144,6 @@ impl Endpoint {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn idle(&self) -> usize {
-        (0..SHARDS).map(|index| self.shelf(index).len()).sum()
-    }
-
     fn h2_place(&self) -> MutexGuard<'_, Option<http2::SendRequest<RequestBody>>> {
         self.h2
             .lock()
@@ -195,6 +192,8 @@ pub(super) struct H1 {
     ended: Option<Conn>,
     /// `None` until it has been kept for the first time.
     kept_since: Option<Instant>,
+    /// Set again for each request. Setting a timer to a later time is cheap; making and clearing one is not.
+    patience: Pin<Box<Sleep>>,
 }
 
 impl std::fmt::Debug for H1 {
@@ -211,13 +210,14 @@ impl H1 {
         self.kept_since.is_some()
     }
 
-    /// Sends a request and waits for the head of the answer.
-    pub(super) async fn exchange(&mut self, request: Request<RequestBody>) -> Exchange {
+    /// Sends a request and waits for the head of the answer; `None` when it has not come by then.
+    pub(super) async fn exchange(&mut self, request: Request<RequestBody>, until: Instant) -> Option<Exchange> {
         let mut answer = std::pin::pin!(self.sender.try_send_request(request));
-        let (conn, ended) = (&mut self.conn, &mut self.ended);
-        std::future::poll_fn(|cx| {
-            // Only the connection, driven here in this very task, can complete the answer: no waker is needed, and a
-            // real one would schedule the task a second time for each answer.
+        let (conn, ended, patience) = (&mut self.conn, &mut self.ended, &mut self.patience);
+        patience.as_mut().reset(until.into());
+        // Only the connection, driven here in this very task, can complete the answer: no waker is needed for it, and
+        // a real one would schedule the task a second time for each answer.
+        let polled = std::future::poll_fn(|cx| {
             let unwoken = &mut Context::from_waker(Waker::noop());
             advance(conn, ended, cx);
             let mut polled = answer.as_mut().poll(unwoken);
@@ -226,9 +226,16 @@ impl H1 {
                 *ended = None;
                 polled = answer.as_mut().poll(unwoken);
             }
-            polled
+            match polled {
+                Poll::Ready(exchange) => Poll::Ready(Some(exchange)),
+                Poll::Pending => patience.as_mut().poll(cx).map(|()| None),
+            }
         })
-        .await
+        .await;
+        // For the same reason: asking for the body will wake whoever drove the connection last. Nobody has to be woken,
+        // the body drives it at once.
+        advance(conn, ended, &mut Context::from_waker(Waker::noop()));
+        polled
     }
 
     /// Moves bytes for the body that the caller is reading or writing.
@@ -285,7 +292,10 @@ impl H2 {
         self.kept
     }
 
-    pub(super) async fn exchange(&mut self, request: Request<RequestBody>) -> Exchange {
-        self.sender.try_send_request(request).await
+    /// As [`H1::exchange`].
+    pub(super) async fn exchange(&mut self, request: Request<RequestBody>, until: Instant) -> Option<Exchange> {
+        tokio::time::timeout_at(until.into(), self.sender.try_send_request(request))
+            .await
+            .ok()
     }
 }
