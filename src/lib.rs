@@ -1,4 +1,5 @@
 //! Wade: progressive rollout with automatic rollback. (The map follows.)
+pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod daemon;

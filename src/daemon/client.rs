@@ -76,6 +76,15 @@ impl Client {
         self.call(Method::POST, &format!("/v1/rollouts/{}/releases", segment(name)?), Some(request)).await
     }
 
+    /// The plan that such a release would have, as text; nothing is touched.
+    ///
+    /// # Errors
+    /// As [`Self::rollouts`].
+    pub async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
+        let response = self.send(Method::POST, &format!("/v1/rollouts/{}/plan", segment(name)?), Some(request)).await?;
+        response.text().await.map_err(|error| self.lost(&error))
+    }
+
     /// Asks something of the release that runs.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub mod windows;
 
 pub use config::{Config, HttpConfig};
 pub use fault::{Fault, Faults, Path, Place};
-pub use read::{Document, read, read_rollout, read_strategy};
+pub use read::{Document, read, read_config, read_rollout, read_strategy};
 pub use rollout::*;
 pub use schema::schema;
 pub use strategies::{Resolved, resolve};

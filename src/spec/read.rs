@@ -1,14 +1,15 @@
-//! The way in: text to a checked Rollout or Strategy, or every fault with its line.
+//! The way in: text to a checked Rollout, Strategy or Config, or every fault with its line.
 //!
 //! Pure: the caller reads the file (and reports a file that is not UTF-8, which cannot get here).
 
 use serde::de::DeserializeOwned;
 
+use super::config::Config;
 use super::fault::{Fault, Faults, Path, did_you_mean};
 use super::nodes::{self, Kind, Node};
 use super::rollout::{API_VERSION, Rollout, StrategyFile};
 use super::schema::definition;
-use super::validate::{validate, validate_strategy};
+use super::validate::{validate, validate_config, validate_strategy};
 use super::walk::walk;
 
 /// What a file can hold.
@@ -18,15 +19,18 @@ pub enum Document {
     Rollout(Box<Rollout>),
     /// A strategy to be used by name.
     Strategy(Box<StrategyFile>),
+    /// What the daemon is told.
+    Config(Box<Config>),
 }
 
-/// Reads a Rollout or a Strategy.
+/// Reads a Rollout, a Strategy or a Config.
 ///
 /// # Errors
 /// Every fault of the first station that finds any: YAML, then fields and values, then meaning.
 pub fn read(text: &str, source_name: &str) -> Result<Document, Faults> {
     let root = parse(text, source_name)?;
-    match kind(&root, &["Rollout", "Strategy"]).map_err(|faults| Faults::new(source_name, faults))? {
+    match kind(&root, &["Rollout", "Strategy", "Config"]).map_err(|faults| Faults::new(source_name, faults))? {
+        "Config" => config(&root, source_name).map(Document::Config),
         "Strategy" => strategy(&root, source_name).map(Document::Strategy),
         _ => rollout(&root, source_name).map(Document::Rollout),
     }
@@ -52,12 +56,26 @@ pub fn read_strategy(text: &str, source_name: &str) -> Result<StrategyFile, Faul
     strategy(&root, source_name).map(|strategy| *strategy)
 }
 
+/// Reads the daemon's Config; anything else is a fault.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_config(text: &str, source_name: &str) -> Result<Config, Faults> {
+    let root = parse(text, source_name)?;
+    kind(&root, &["Config"]).map_err(|faults| Faults::new(source_name, faults))?;
+    config(&root, source_name).map(|config| *config)
+}
+
 fn rollout(root: &Node, source_name: &str) -> Result<Box<Rollout>, Faults> {
     typed(root, "Rollout", source_name, validate)
 }
 
 fn strategy(root: &Node, source_name: &str) -> Result<Box<StrategyFile>, Faults> {
     typed(root, "StrategyFile", source_name, validate_strategy)
+}
+
+fn config(root: &Node, source_name: &str) -> Result<Box<Config>, Faults> {
+    typed(root, "Config", source_name, validate_config)
 }
 
 fn typed<T: DeserializeOwned>(
@@ -144,6 +162,10 @@ fn kind<'w>(root: &Node, wanted: &[&'w str]) -> Result<&'w str, Vec<Fault>> {
             (Some("Strategy"), _) => {
                 "a Strategy is used by a Rollout (`strategy: {use: NAME}`), not by itself; give a file with `kind: Rollout`".to_owned()
             }
+            (Some("Config"), _) => {
+                "this is what the daemon is told; give it to `wade serve --config`".to_owned()
+            }
+            (Some("Rollout"), ["Config"]) => "this is a Rollout; put it into the `rollouts` folder that the Config names".to_owned(),
             (Some("Rollout"), _) => "this is a whole Rollout; write `kind: Strategy` with a `spec.strategy`".to_owned(),
             _ => format!("write `kind: {}`", wanted.join("` or `kind: ")),
         };

@@ -12,9 +12,10 @@ use std::sync::LazyLock;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::config::Config;
 use super::rollout::{API_VERSION, Rollout, StrategyFile};
 
-/// The JSON Schema (draft 2020-12) of a Rollout or Strategy file; which of the two is told by `kind`.
+/// The JSON Schema (draft 2020-12) of a Rollout, Strategy or Config file; which of them is told by `kind`.
 pub fn schema() -> &'static Value {
     static SCHEMA: LazyLock<Value> = LazyLock::new(derive);
     &SCHEMA
@@ -24,9 +25,10 @@ fn derive() -> Value {
     let mut generator = SchemaSettings::draft2020_12().into_generator();
     generator.subschema_for::<Rollout>();
     generator.subschema_for::<StrategyFile>();
+    generator.subschema_for::<Config>();
     let mut definitions = Value::Object(generator.take_definitions(true));
     remove_null(&mut definitions);
-    for (definition, kind) in [("Rollout", "Rollout"), ("StrategyFile", "Strategy")] {
+    for (definition, kind) in [("Rollout", "Rollout"), ("StrategyFile", "Strategy"), ("Config", "Config")] {
         let fields = &mut definitions[definition]["properties"];
         fields["apiVersion"]["const"] = API_VERSION.into();
         fields["kind"]["const"] = kind.into();
@@ -34,11 +36,15 @@ fn derive() -> Value {
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Wade",
-        "description": "A Rollout (the policy of one service) or a Strategy (how traffic is shifted), as Wade reads it.",
+        "description": "A Rollout (the policy of one service), a Strategy (how traffic is shifted) or a Config (what the daemon is told), as Wade reads it.",
         "type": "object",
         "if": { "properties": { "kind": { "const": "Strategy" } }, "required": ["kind"] },
         "then": { "$ref": "#/$defs/StrategyFile" },
-        "else": { "$ref": "#/$defs/Rollout" },
+        "else": {
+            "if": { "properties": { "kind": { "const": "Config" } }, "required": ["kind"] },
+            "then": { "$ref": "#/$defs/Config" },
+            "else": { "$ref": "#/$defs/Rollout" },
+        },
         "$defs": definitions,
     })
 }

@@ -10,6 +10,7 @@ mod analysis;
 mod strategy;
 mod workload;
 
+use super::config::Config;
 use super::fault::{Fault, Path};
 use super::rollout::{
     API_VERSION, Freeze, GateSpec, Limits, Mode, OpenWindow, Rollout, Step, Strategy, StrategyChoice, StrategyFile,
@@ -84,6 +85,27 @@ pub fn validate_strategy(file: &StrategyFile) -> Vec<Fault> {
     check_strategy(&Path::of("spec.strategy"), &file.spec.strategy, &mut faults);
     check_analysis(&Path::of("spec.analysis"), &file.spec.analysis, &mut faults);
     check_limits(&Path::of("spec.limits"), &file.spec.limits, &mut faults);
+    faults
+}
+
+/// Everything that is wrong with the meaning of the daemon's configuration; empty if nothing is.
+pub(super) fn validate_config(config: &Config) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    check_head(&config.api_version, &config.kind, "Config", &mut faults);
+    if let Some(http) = &config.http {
+        let address = http.listen.parse::<std::net::SocketAddr>();
+        if !address.is_ok_and(|address| address.ip().is_loopback()) {
+            let fault = Fault::new(
+                Path::of("http.listen"),
+                "the daemon takes commands over HTTP on loopback only, at an address with a port",
+            );
+            faults.push(
+                fault
+                    .found(format!("`{}`", http.listen))
+                    .help("only loopback addresses are allowed, like `127.0.0.1:7711`; put a proxy with TLS in front for others"),
+            );
+        }
+    }
     faults
 }
 

@@ -46,7 +46,7 @@ fn every_field_is_read_and_what_is_written_as_json_reads_back_the_same() {
 #[test]
 fn the_full_file_uses_every_field_of_the_schema() {
     // Fields of other variants than the ones the full file chooses.
-    const ELSEWHERE: [&str; 14] = [
+    const ELSEWHERE: [&str; 20] = [
         "deployment",
         "use",
         "with",
@@ -61,6 +61,12 @@ fn the_full_file_uses_every_field_of_the_schema() {
         "scrape",
         "spec",
         "strategy",
+        "data",
+        "rollouts",
+        "strategies",
+        "socket",
+        "http",
+        "tokenFile",
     ];
     let definitions = super::super::schema()["$defs"].as_object().unwrap();
     let mut missing: Vec<&str> = Vec::new();
@@ -424,7 +430,7 @@ proptest! {
                 let json = serde_json::to_string(&rollout).unwrap();
                 prop_assert_eq!(read(&json, "x"), Ok(Document::Rollout(rollout)));
             }
-            Ok(Document::Strategy(_)) => {}
+            Ok(Document::Strategy(_) | Document::Config(_)) => {}
             Err(faults) => {
                 prop_assert!(!faults.faults.is_empty());
                 for fault in &faults.faults {
@@ -434,4 +440,25 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_daemons_config_is_read_as_strictly_as_a_rollout() {
+    let text = "\
+apiVersion: wade.dev/v1alpha1
+kind: Config
+data: state
+http: {listen: 127.0.0.1:7711, tokenFile: token}
+";
+    let config = read_config(text, "wade.yaml").unwrap();
+    assert_eq!(config.data.as_deref(), Some("state"));
+    assert_eq!(read(text, "wade.yaml"), Ok(Document::Config(Box::new(config))));
+
+    let wrong = text.replace("data:", "dta:").replace("127.0.0.1", "0.0.0.0");
+    let faults = read_config(&wrong, "wade.yaml").unwrap_err().to_string();
+    assert!(faults.contains("dta") && faults.contains("did you mean `data`?"), "{faults}");
+    let open = text.replace("127.0.0.1", "0.0.0.0");
+    let faults = read_config(&open, "wade.yaml").unwrap_err().to_string();
+    assert!(faults.starts_with("wade.yaml:4:"), "{faults}");
+    assert!(faults.contains("only loopback"), "{faults}");
 }

@@ -1,0 +1,47 @@
+//! `wade demo`, and the sample service that it runs.
+
+use std::process::ExitCode;
+
+use super::exit::{Exit, Failure};
+use super::screen::OutputArg;
+
+/// See a release work: a good version, a bad one, real processes and real requests, no setup
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  wade demo
+  wade demo --fast --seed 7
+  wade demo -o json")]
+pub(super) struct Args {
+    #[command(flatten)]
+    pub(super) output: OutputArg,
+    /// Shorter stages: the whole story in about half a minute
+    #[arg(long)]
+    fast: bool,
+    /// The seed of the requests and of the sample service's faults
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+}
+
+pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    // Waits for `crate::demo::run(args)`.
+    let _ = (args.fast, args.seed);
+    Err(Failure::other("this build has no demo yet"))
+}
+
+/// The service that the demo and the tests deploy
+#[derive(Debug, clap::Args)]
+pub(super) struct SampleArgs {
+    #[command(flatten)]
+    options: crate::demo::sample::SampleOptions,
+}
+
+pub(super) fn sample(args: SampleArgs) -> ExitCode {
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(crate::demo::sample::run(args.options)),
+        Err(error) => {
+            super::complain(&format!("no runtime could be started: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
