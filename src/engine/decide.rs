@@ -12,14 +12,16 @@ use super::facts::{Facts, NoData, Presence, Reading, SmokeReport};
 use super::moves::{IllegalMove, apply};
 use super::state::{Cause, Entry, Event, HandOver, Outcome, Phase, Proof, Return, State, TrafficOn};
 use crate::judge::{Call, Verdict};
-use crate::plan::{ALL_STABLE, Gate, Lane, Plan, Stage, StageKind};
+use crate::plan::{ALL_STABLE, Gate, Lane, Plan, Split, Stage, StageKind};
 use crate::spec::windows::WindowVerdict;
 use crate::spec::{Mode, NoDataAction, OnNewRevision, OnUndecided, Outside, Span};
 
-/// How many events one decision may chain; more would be a loop in the table.
+/// How many events one decision may chain besides one per command; more would be a loop in the table.
 const MAX_EVENTS: usize = 32;
 /// A canary without any ready instance may be given this long before the release goes back.
 const NONE_READY_GRACE: Span = Span::secs(3);
+/// The smoke tests keep their own time; a result that is this much later was lost.
+const SMOKE_GRACE: Span = Span::secs(30);
 /// How many times `confirm_within` the way on or back may take at one step before it is called stuck.
 const STUCK_AFTER: i32 = 6;
 /// How long at most between two looks at a release where nothing is due.
@@ -51,7 +53,8 @@ pub struct Decision {
 pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Result<Decision, IllegalMove> {
     let mut state = state.clone();
     let mut entries = Vec::new();
-    while entries.len() < MAX_EVENTS {
+    // Each command is handled by one event, so that an abort behind a hundred others is still followed at once.
+    while entries.len() < MAX_EVENTS + facts.commands.len() {
         let case = Case {
             plan,
             state: &state,
@@ -79,7 +82,8 @@ pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Resu
     let (waiting_for, due) = case.waiting();
     let wake = (state.outcome().is_none()).then(|| {
         let poll = now + case.cadence();
-        due.filter(|due| *due > now).map_or(poll, |due| due.min(poll))
+        let soonest = due.into_iter().chain(case.deadlines()).filter(|due| *due > now).min();
+        soonest.map_or(poll, |due| due.min(poll))
     });
     Ok(Decision {
         actions: desired(plan, &state),
@@ -162,14 +166,12 @@ impl Case<'_> {
     /// An abort waits for nothing; what was asked before it is void.
     fn abort(&self) -> Option<Step> {
         let abort = self.pending().find(|command| command.kind == CommandKind::Abort)?;
-        if let Some(earlier) = self.pending().find(|command| command.id < abort.id) {
-            let reason = format!(
-                "{} by {} is void: an abort came after it",
-                earlier.kind, earlier.by.user
-            );
-            return step(Event::Refused { command: earlier.id }, reason).map(|step| step.asked_by(earlier));
-        }
+        let earlier = self.pending().find(|command| command.id < abort.id);
         if !self.state.phase.can_retreat() {
+            // An abort that comes too late voids nothing: a `retry` before it is what gets a stuck release moving.
+            if earlier.is_some() {
+                return None;
+            }
             return self.refuse(
                 abort,
                 match &self.state.phase {
@@ -180,6 +182,13 @@ impl Case<'_> {
                     _ => "the release is over",
                 },
             );
+        }
+        if let Some(earlier) = earlier {
+            let reason = format!(
+                "{} by {} is void: an abort came after it",
+                earlier.kind, earlier.by.user
+            );
+            return step(Event::Refused { command: earlier.id }, reason).map(|step| step.asked_by(earlier));
         }
         let words = abort
             .reason
@@ -225,10 +234,12 @@ impl Case<'_> {
             CommandKind::Promote { full } => match self.may_promote(full, &command.by) {
                 Ok(()) => step(
                     Event::Promoted { command: id, by, full },
-                    if full {
-                        format!("promoted to 100% by {user}")
-                    } else {
-                        format!("stage ended by {user}")
+                    match (&state.phase, full) {
+                        (_, true) => format!("promoted to 100% by {user}"),
+                        (Phase::Preparing { stage }, false) => {
+                            format!("{user} answers for going on to {}", plan.stages[*stage].split)
+                        }
+                        (_, false) => format!("stage ended by {user}"),
                     },
                 ),
                 Err(why) => return self.refuse(command, &why),
@@ -295,6 +306,8 @@ impl Case<'_> {
             Phase::Analysing { stage } => stage + 1,
             Phase::Gated { stage } | Phase::Preparing { stage } if full => *stage,
             Phase::Gated { .. } => return Err("the release waits at a gate; `wade approve` opens it".to_owned()),
+            // Nothing but doubt keeps the weight: a person may answer for it, as at a stage.
+            Phase::Preparing { stage } if self.sized(*stage) && self.may_raise().is_err() => return Ok(()),
             Phase::Preparing { .. } | Phase::Shifting { .. } => {
                 return Err("the next stage is just beginning; try again in a moment".to_owned());
             }
@@ -317,8 +330,11 @@ impl Case<'_> {
     // ---- health: everything that goes back by itself ----
 
     fn health(&self) -> Option<Step> {
-        if !self.state.phase.can_retreat() || self.state.phase == Phase::Waiting {
+        if !self.state.phase.can_retreat() {
             return None;
+        }
+        if self.state.phase == Phase::Waiting {
+            return self.superseded().or_else(|| self.pause_over());
         }
         self.superseded()
             .or_else(|| self.broken())
@@ -389,7 +405,10 @@ impl Case<'_> {
             let count = canary.restarts - self.state.restarts_before_bake;
             return back(
                 self.bad(),
-                format!("instances of the new revision were restarted {count} times during the bake"),
+                format!(
+                    "instances of the new revision were restarted {} during the bake",
+                    counted(count, "time")
+                ),
             );
         }
         None
@@ -426,7 +445,11 @@ impl Case<'_> {
         match (self.facts.reading.as_ref(), &state.no_data) {
             (Some(Reading::NoData { kind, detail }), since) if since.as_ref().map(|s| s.kind) != Some(*kind) => step(
                 Event::SignalsLost { kind: *kind },
-                format!("{kind}: {detail}; the weight is kept"),
+                if self.goes_on_without(*kind) {
+                    format!("{kind}: {detail}; the stage runs its time")
+                } else {
+                    format!("{kind}: {detail}; the weight is kept")
+                },
             ),
             (Some(Reading::Verdict { .. }), Some(_)) => step(Event::SignalsBack, "measurements are back"),
             (Some(Reading::NoData { .. }), Some(lost)) if state.paused.is_none() && self.plan.mode == Mode::Enforce => {
@@ -435,7 +458,7 @@ impl Case<'_> {
                 if lasted < rule.after.signed() {
                     return None;
                 }
-                let reason = format!("{} for {}", lost.kind, whole(lasted));
+                let reason = format!("{}, for {} by now", lost.kind, whole(lasted));
                 match rule.action {
                     NoDataAction::Hold | NoDataAction::Advance => None,
                     NoDataAction::Return => back(self.unfinished(), reason),
@@ -454,17 +477,27 @@ impl Case<'_> {
         }
     }
 
+    fn pause_over(&self) -> Option<Step> {
+        let paused = self.state.paused.as_ref()?;
+        let limit = self.plan.gate_within;
+        (self.now.duration_since(paused.since) >= limit.signed()).then(|| {
+            back(
+                self.unfinished(),
+                format!("the pause by {} was not ended within {limit}", paused.by.user),
+            )
+        })?
+    }
+
+    /// Whether a stage may end by its time while nothing is measured.
+    fn goes_on_without(&self, kind: NoData) -> bool {
+        self.plan.mode == Mode::Observe || self.no_data_rule(kind).action == NoDataAction::Advance
+    }
+
     fn late(&self) -> Option<Step> {
         let (state, plan) = (self.state, self.plan);
         let spent = self.now.duration_since(state.since);
-        if let Some(paused) = &state.paused {
-            let limit = plan.gate_within;
-            return (self.now.duration_since(paused.since) >= limit.signed()).then(|| {
-                back(
-                    self.unfinished(),
-                    format!("the pause by {} was not ended within {limit}", paused.by.user),
-                )
-            })?;
+        if state.paused.is_some() {
+            return self.pause_over();
         }
         let over = |limit: Span| spent >= limit.signed();
         match &state.phase {
@@ -475,13 +508,14 @@ impl Case<'_> {
                     format!("the new revision was not ready within {}{words}", plan.ready_within),
                 );
             }
-            Phase::Smoking if spent >= plan.smoke.within.signed() + SignedDuration::from_secs(30) => {
+            Phase::Smoking if spent >= plan.smoke.within.signed() + SMOKE_GRACE.signed() => {
                 return back(
                     self.unfinished(),
                     format!("the smoke tests gave no result within {}", plan.smoke.within),
                 );
             }
-            Phase::Preparing { stage } if over(plan.ready_within) => {
+            // A canary that is large enough and waits for doubts to end is not late: its policies have their own times.
+            Phase::Preparing { stage } if over(plan.ready_within) && !self.sized(*stage) => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 let share = plan.stages[*stage].capacity;
                 return back(
@@ -508,9 +542,15 @@ impl Case<'_> {
         }
         let used = self.now.duration_since(state.started) - state.waited;
         (used >= plan.release_within.signed()).then(|| {
+            let words = match (&state.phase, self.may_raise()) {
+                (Phase::Preparing { .. } | Phase::Analysing { .. }, Err(why)) => {
+                    format!("; the weight was kept: {why}")
+                }
+                _ => String::new(),
+            };
             back(
                 self.unfinished(),
-                format!("the release was not finished within {}", plan.release_within),
+                format!("the release was not finished within {}{words}", plan.release_within),
             )
         })?
     }
@@ -584,7 +624,12 @@ impl Case<'_> {
                     Lane::Emergency { reason } => format!("emergency: no window, gate or comparison ({reason})"),
                 },
             ),
-            Some((why, _)) if self.plan.windows.outside == Outside::Reject => back(Outcome::Rejected, why),
+            // The pipeline that said no has ended or waits for us: its word is not going to change.
+            Some((why, _))
+                if self.plan.windows.outside == Outside::Reject || self.facts.deploy_window == Some(false) =>
+            {
+                back(Outcome::Rejected, why)
+            }
             Some(_) => None,
         }
     }
@@ -619,6 +664,11 @@ impl Case<'_> {
                 .is_some_and(|since| since + self.plan.settle.signed() <= self.now)
     }
 
+    fn sized(&self, stage: usize) -> bool {
+        let world = self.facts.world.as_ref();
+        world.is_some_and(|world| self.settled(&world.canary, stage))
+    }
+
     /// Never raise the weight while suspicious, blind or after a bad look. A person who promoted answers for it.
     fn may_raise(&self) -> Result<(), String> {
         if self.state.vouched.is_some() || !split_now(self.plan, self.state).reaches_canary() {
@@ -629,13 +679,13 @@ impl Case<'_> {
                 if self.plan.mode == Mode::Observe {
                     Ok(())
                 } else {
-                    Err(format!("suspicious: {}", verdict.reason))
+                    // The judge's sentence says itself that it is suspicious.
+                    Err(verdict.reason.clone())
                 }
             }
             Some(Reading::Verdict { .. }) => Ok(()),
-            Some(Reading::NoData { kind, .. }) if self.no_data_rule(*kind).action == NoDataAction::Advance => Ok(()),
-            Some(Reading::NoData { kind, .. }) if self.plan.mode == Mode::Enforce => Err(kind.to_string()),
-            Some(Reading::NoData { .. }) => Ok(()),
+            Some(Reading::NoData { kind, .. }) if self.goes_on_without(*kind) => Ok(()),
+            Some(Reading::NoData { kind, .. }) => Err(kind.to_string()),
             None => Err("nothing has been measured yet".to_owned()),
         }
     }
@@ -658,12 +708,21 @@ impl Case<'_> {
                 // Without stages that reach the canary there is nothing to be suspicious of.
                 let clear = !stage.split.reaches_canary() || stage.max.0.is_zero() || self.may_raise().is_ok();
                 (spent >= stage.max.signed() && clear).then(|| {
-                    let what = if stage.kind == StageKind::Bake { "bake" } else { "pause" };
+                    let what = match stage.kind {
+                        StageKind::Preview => "preview",
+                        StageKind::Bake => "bake",
+                        StageKind::Pause | StageKind::Judge => "pause",
+                    };
+                    let blind = self
+                        .state
+                        .no_data
+                        .map(|lost| format!(", unproven: {}", lost.kind))
+                        .unwrap_or_default();
                     step(
                         Event::StageEnded {
                             proof: Proof::NotJudged,
                         },
-                        format!("{what} over after {}; next: {next}", whole(spent)),
+                        format!("{what} over after {}{blind}; next: {next}", whole(spent)),
                     )
                     .map(|step| step.with_verdict(self.verdict().map(|(_, verdict)| verdict)))
                 })?
@@ -747,10 +806,14 @@ impl Case<'_> {
                 Event::RouteRestored,
                 "all traffic is on stable, confirmed by the router",
             ),
-            (Return::Route, Some(world)) if world.route.split.is_some() => {
-                self.stuck_after(TrafficOn::Canary, "the way back")
+            (Return::Route, world) => {
+                let traffic_on = match world.and_then(|world| world.route.split.as_ref()) {
+                    Some(split) if split.serves_users() => TrafficOn::Canary,
+                    Some(_) => TrafficOn::Stable,
+                    None => TrafficOn::Unknown,
+                };
+                self.stuck_after(traffic_on, "the way back")
             }
-            (Return::Route, _) => self.stuck_after(TrafficOn::Unknown, "the way back"),
             (Return::Drain, Some(world)) if world.canary.drained || world.canary.exists == 0 => {
                 step(Event::CanaryDrained, "the canary's requests have finished")
             }
@@ -787,9 +850,33 @@ impl Case<'_> {
         let look = self.plan.look.signed();
         match self.state.phase {
             Phase::Waiting => SignedDuration::from_secs(30),
-            Phase::Analysing { .. } | Phase::Preparing { .. } | Phase::Gated { .. } => look.min(IDLE_LOOK.max(look)),
+            Phase::Analysing { .. } | Phase::Preparing { .. } | Phase::Gated { .. } => look,
             _ => IDLE_LOOK.min(look),
         }
+    }
+
+    /// When health would send the release back if nothing changed: worth a look at that very moment.
+    fn deadlines(&self) -> impl Iterator<Item = Timestamp> {
+        let canary = self.facts.world.as_ref().map(|world| &world.canary);
+        let none_ready = canary.and_then(|canary| canary.none_ready_since);
+        let blind = self.state.no_data;
+        let none_ready = none_ready.map(|since| since + NONE_READY_GRACE.signed());
+        let blind = blind.and_then(|lost| lost.since.checked_add(self.no_data_rule(lost.kind).after.signed()).ok());
+        none_ready.into_iter().chain(blind)
+    }
+
+    /// What the router does instead of what it should, if that can be told.
+    fn overwritten(&self, wanted: &Split) -> Option<String> {
+        let route = &self.facts.world.as_ref()?.route;
+        let seen = route.split.as_ref().filter(|seen| *seen != wanted)?;
+        let who = route
+            .conflict
+            .as_ref()
+            .map(|who| format!(" ({who})"))
+            .unwrap_or_default();
+        Some(format!(
+            "the router does {seen} instead of {wanted}{who}; the stage waits until it is put back"
+        ))
     }
 
     fn waiting(&self) -> (String, Option<Timestamp>) {
@@ -855,12 +942,14 @@ impl Case<'_> {
             ),
             Phase::Analysing { stage } => {
                 let at = &plan.stages[*stage];
-                let words = match (at.kind, &self.facts.reading) {
-                    (StageKind::Preview, _) => "preview without users".to_owned(),
-                    (_, Some(Reading::Verdict { verdict, .. })) => verdict.reason.clone(),
-                    (_, Some(Reading::NoData { kind, detail })) => format!("{kind} ({detail}); the weight is kept"),
-                    (_, None) => "judging".to_owned(),
-                };
+                let words = self
+                    .overwritten(&at.split)
+                    .unwrap_or_else(|| match (at.kind, &self.facts.reading) {
+                        (StageKind::Preview, _) => "preview without users".to_owned(),
+                        (_, Some(Reading::Verdict { verdict, .. })) => verdict.reason.clone(),
+                        (_, Some(Reading::NoData { kind, detail })) => format!("{kind} ({detail}); the weight is kept"),
+                        (_, None) => "judging".to_owned(),
+                    });
                 // Both ends of the stage are worth a look at once.
                 let due = [by(at.min), by(at.max)].into_iter().flatten().find(|at| *at > self.now);
                 (words, due)
