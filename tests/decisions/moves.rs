@@ -30,6 +30,7 @@ fn phases() -> Vec<(&'static str, Phase)> {
         ("preparing 50%", Phase::Preparing { stage: 1 }),
         ("shifting 50%", Phase::Shifting { stage: 1 }),
         ("analysing 50%", Phase::Analysing { stage: 1 }),
+        ("gated 100%", Phase::Gated { stage: 2 }),
         ("preparing 100%", Phase::Preparing { stage: 2 }),
         ("shifting 100%", Phase::Shifting { stage: 2 }),
         ("baking", Phase::Analysing { stage: 2 }),
