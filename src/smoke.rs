@@ -29,6 +29,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::clock::stopwatch;
@@ -154,12 +155,9 @@ impl Run<'_> {
             SmokeTest::Http(_) | SmokeTest::Grpc(_) => AT_ONCE,
             SmokeTest::Command(_) => 1,
         };
-        // Boxed: the states of three protocols are large, and a handful of them are alive at once.
-        stream::iter(targets)
-            .map(|target| Box::pin(self.on_target(test, target)))
-            .buffered(at_once)
-            .try_collect()
-            .await
+        // Boxed: the states of three protocols are large, and a type by name keeps the whole future `Send`.
+        let questions: Vec<_> = targets.iter().map(|target| self.on_target(test, target).boxed()).collect();
+        stream::iter(questions).buffered(at_once).try_collect().await
     }
 
     /// All tries of one test on one instance.
