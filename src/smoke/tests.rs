@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -239,16 +242,19 @@ async fn grpc_health_is_asked_by_service_name() {
     reporter
         .set_service_status("shop.Pay", tonic_health::ServingStatus::NotServing)
         .await;
-    // A free port first: tonic's own listener does not tell which one it got.
-    let target = nobody("hello-1").await;
-    let server = tonic::transport::Server::builder()
-        .add_service(service)
-        .serve(target.address);
-    tokio::spawn(async move { server.await.unwrap() });
-    let targets = [target];
-    let mut up = plan(json!([{"grpc": "shop.Cart"}, {"grpc": ""}]));
-    up.tries = 20;
-    let report = outcome(&up, &targets).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let targets = [SmokeTarget {
+        name: "hello-1".to_owned(),
+        address: listener.local_addr().unwrap(),
+    }];
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    let report = outcome(&plan(json!([{"grpc": "shop.Cart"}, {"grpc": ""}])), &targets).await;
     assert_eq!(
         timeless(&report),
         "smoke tests passed: 2 of 2 (gRPC health of shop.Cart on 1 instance, gRPC health on 1 instance)"
@@ -375,7 +381,7 @@ async fn a_dropped_run_kills_the_command() {
     let plan = sh(&format!("sleep 100 & echo $! > {}; wait", file.display()));
     let (env, client) = (BTreeMap::new(), http_client());
     let begun = async {
-        while std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')) == false {
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n')) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
