@@ -156,7 +156,10 @@ impl Run<'_> {
             SmokeTest::Command(_) => 1,
         };
         // Boxed: the states of three protocols are large, and a type by name keeps the whole future `Send`.
-        let questions: Vec<_> = targets.iter().map(|target| self.on_target(test, target).boxed()).collect();
+        let questions: Vec<_> = targets
+            .iter()
+            .map(|target| self.on_target(test, target).boxed())
+            .collect();
         stream::iter(questions).buffered(at_once).try_collect().await
     }
 

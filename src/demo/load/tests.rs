@@ -188,15 +188,16 @@ async fn no_rate_sends_nothing() {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn six_hundred_requests_a_second_against_the_sample_service() {
-    let port = 18_099;
+    let (free, address) = listen().await;
+    drop(free);
     let options = crate::demo::sample::SampleOptions {
-        port,
+        port: address.port(),
         fail_percent: 2.0,
         ..Default::default()
     };
     let service = tokio::spawn(crate::demo::sample::serve(options));
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let load = Load::start(SocketAddr::from(([127, 0, 0, 1], port)), 600.0, 1);
+    let load = Load::start(address, 600.0, 1);
     tokio::time::sleep(Duration::from_secs(10)).await;
     let last = load.stop().await;
     service.abort();
