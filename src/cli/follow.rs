@@ -92,8 +92,11 @@ pub async fn follow(
     screen: &mut Screen,
 ) -> Result<End, Failure> {
     let record = answered(client.record(key)).await?;
-    let exit: fn(&Outcome) -> u8 =
-        if require_proof { |outcome| Exit::of(outcome, true) as u8 } else { |outcome| Exit::of(outcome, false) as u8 };
+    let exit: fn(&Outcome) -> u8 = if require_proof {
+        |outcome| Exit::of(outcome, true) as u8
+    } else {
+        |outcome| Exit::of(outcome, false) as u8
+    };
     let mut follower = Follower {
         client,
         key,
@@ -211,7 +214,13 @@ impl Follower<'_> {
             return;
         }
         let lines = match notice {
-            Notice::Look { at, phase, waiting_for, verdict, .. } => {
+            Notice::Look {
+                at,
+                phase,
+                waiting_for,
+                verdict,
+                ..
+            } => {
                 let line = self.timeline.look(*at, phase, waiting_for, verdict.as_deref());
                 if self.screen.is_live() {
                     self.screen.live(&line);
@@ -259,7 +268,9 @@ impl Follower<'_> {
                 if !said {
                     said = true;
                     let seconds = RECONNECT_WITHIN.as_secs();
-                    self.say(&format!("the daemon is gone; its release goes on when it is back. Looking for it for {seconds} s"));
+                    self.say(&format!(
+                        "the daemon is gone; its release goes on when it is back. Looking for it for {seconds} s"
+                    ));
                 }
                 tokio::time::sleep(RECONNECT_EVERY).await;
             }
@@ -286,8 +297,10 @@ impl Follower<'_> {
 
     async fn abort(&self) -> Result<(), Failure> {
         self.say("interrupted: asking for an abort; once more leaves the release to the daemon");
-        let request =
-            CommandRequest { kind: CommandKind::Abort, reason: Some("the command that deploys was interrupted".to_owned()) };
+        let request = CommandRequest {
+            kind: CommandKind::Abort,
+            reason: Some("the command that deploys was interrupted".to_owned()),
+        };
         match answered(self.client.command(&self.key.rollout, &request)).await {
             // What came of it comes as an event.
             Ok(_) => Ok(()),
@@ -299,7 +312,10 @@ impl Follower<'_> {
 
     fn detach(&self) -> End {
         let name = &self.key.rollout;
-        self.say(&format!("{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back", self.key));
+        self.say(&format!(
+            "{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back",
+            self.key
+        ));
         End::Detached
     }
 
@@ -331,7 +347,10 @@ impl Interrupts {
     /// The process may not handle signals.
     pub fn new() -> Result<Self, Failure> {
         let handle = |kind| signal(kind).map_err(|error| Failure::other(format!("signals cannot be handled: {error}")));
-        Ok(Self { interrupt: handle(SignalKind::interrupt())?, terminate: handle(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: handle(SignalKind::interrupt())?,
+            terminate: handle(SignalKind::terminate())?,
+        })
     }
 
     /// The next one.

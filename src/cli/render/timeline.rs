@@ -64,7 +64,11 @@ pub struct Timeline {
 impl Timeline {
     /// A timeline in which nothing has been told.
     pub const fn new(context: Context) -> Self {
-        Self { context, failed: None, exit: None }
+        Self {
+            context,
+            failed: None,
+            exit: None,
+        }
     }
 
     /// With the exit code in the last line.
@@ -152,7 +156,9 @@ impl Timeline {
             }
             Event::StageEnded { proof: Proof::Passed } => said(Tone::Good, "pass"),
             Event::StageEnded { proof: Proof::Unproven } => said(Tone::Warn, "unproven"),
-            Event::StageEnded { proof: Proof::NotJudged } => said(Tone::Plain, "over"),
+            Event::StageEnded {
+                proof: Proof::NotJudged,
+            } => said(Tone::Plain, "over"),
             Event::AskedForProof => said(Tone::Warn, "gate"),
             Event::Promoted { .. } => said(Tone::Good, "promote"),
             Event::Paused { .. } => said(Tone::Warn, "paused"),
@@ -162,7 +168,11 @@ impl Timeline {
             Event::SignalsBack => said(Tone::Plain, "data"),
             Event::WouldHave => said(Tone::Bad, "observe"),
             Event::Retreated { outcome, .. } => said(
-                if *outcome == Outcome::Superseded { Tone::Warn } else { Tone::Bad },
+                if *outcome == Outcome::Superseded {
+                    Tone::Warn
+                } else {
+                    Tone::Bad
+                },
                 match outcome {
                     Outcome::RolledBack => "FAIL",
                     Outcome::Aborted => "ABORT",
@@ -172,7 +182,12 @@ impl Timeline {
                 },
             ),
             Event::RouteRestored => {
-                let on = self.context.stable.as_ref().map(|stable| format!(" ({stable})")).unwrap_or_default();
+                let on = self
+                    .context
+                    .stable
+                    .as_ref()
+                    .map(|stable| format!(" ({stable})"))
+                    .unwrap_or_default();
                 line(Tone::Good, "back", format!("{why}{on}"))
             }
             Event::CanaryDrained | Event::StableDrained => said(Tone::Quiet, "drain"),
@@ -197,11 +212,15 @@ impl Timeline {
     }
 
     fn outcome(&self, at: SignedDuration, outcome: &Outcome) -> Line {
-        let Context { key, stable, canary, .. } = &self.context;
+        let Context {
+            key, stable, canary, ..
+        } = &self.context;
         let (tone, serves) = match outcome {
             Outcome::Promoted { .. } | Outcome::FirstDeploy => (Tone::Good, Some(canary)),
             Outcome::Superseded => (Tone::Warn, stable.as_ref()),
-            Outcome::RolledBack | Outcome::Aborted | Outcome::Returned | Outcome::Rejected => (Tone::Bad, stable.as_ref()),
+            Outcome::RolledBack | Outcome::Aborted | Outcome::Returned | Outcome::Rejected => {
+                (Tone::Bad, stable.as_ref())
+            }
         };
         let mut parts = Vec::new();
         match outcome {
@@ -210,12 +229,18 @@ impl Timeline {
             Outcome::Rejected => parts.push("no user met it".to_owned()),
             _ => {}
         }
-        if let Some(failed) = self.failed.filter(|_| !matches!(outcome, Outcome::Rejected | Outcome::FirstDeploy)) {
+        if let Some(failed) = self
+            .failed
+            .filter(|_| !matches!(outcome, Outcome::Rejected | Outcome::FirstDeploy))
+        {
             parts.push(counted(failed.round() as u64, "failed answer"));
         }
         parts.extend(serves.map(|version| format!("{version} serves")));
         parts.push(format!("wade why {} {}", key.rollout, key.number));
-        let exit = self.exit.map(|exit| format!("     (exit {})", exit(outcome))).unwrap_or_default();
+        let exit = self
+            .exit
+            .map(|exit| format!("     (exit {})", exit(outcome)))
+            .unwrap_or_default();
         Line::new(at, tone, headline(outcome), parts.join(" · ") + &exit)
     }
 }
@@ -230,7 +255,11 @@ pub fn record_lines(record: &ReleaseRecord) -> Vec<Line> {
             Ok(next) => state = next,
             Err(error) => {
                 // A damaged record is still worth reading up to here.
-                lines.push(Line::aside(Tone::Bad, "damaged", format!("entry {}: {error}", entry.number)));
+                lines.push(Line::aside(
+                    Tone::Bad,
+                    "damaged",
+                    format!("entry {}: {error}", entry.number),
+                ));
                 return lines;
             }
         }

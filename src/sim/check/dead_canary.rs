@@ -60,7 +60,10 @@ impl Checker for NoUsersOnDeadCanary {
             if let Some(since) = dead_since.filter(|_| at_work && hindrances == 0 && alive > 0) {
                 let due = since.max(free_from) + allowed;
                 if moment.at > due {
-                    return Some((due, format!("users have met a canary without a ready instance since {since}")));
+                    return Some((
+                        due,
+                        format!("users have met a canary without a ready instance since {since}"),
+                    ));
                 }
             }
             match &moment.seen {
@@ -85,7 +88,10 @@ impl Checker for NoUsersOnDeadCanary {
                     }
                 }
                 Seen::Recorded { update, .. } => {
-                    at_work = !matches!(update.state.phase, Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_));
+                    at_work = !matches!(
+                        update.state.phase,
+                        Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_)
+                    );
                     free_from = free_from.max(moment.at.min(free_from));
                 }
                 _ => {}
