@@ -130,7 +130,7 @@ struct Follower<'a> {
 
 /// What woke the follower.
 enum Woken {
-    Heard(Result<Option<Notice>, Problem>),
+    Heard(Result<Option<Box<Notice>>, Problem>),
     Interrupted,
     WaitedLongEnough,
 }
@@ -142,7 +142,7 @@ impl Follower<'_> {
         let mut events = self.client.events(self.key, self.next).await?;
         loop {
             let woken = tokio::select! {
-                heard = events.next() => Woken::Heard(heard),
+                heard = events.next() => Woken::Heard(heard.map(|notice| notice.map(Box::new))),
                 () = interrupts.next() => Woken::Interrupted,
                 () = runs_out(&mut self.waiting) => Woken::WaitedLongEnough,
             };
