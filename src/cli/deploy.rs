@@ -9,9 +9,8 @@ use super::files::text;
 use super::follow::{FollowArgs, follow};
 use super::pipeline::{deploy_window, environment, pipeline};
 use super::render::status::head;
-use super::render::{Line, Tone};
 use super::screen::{OutputArg, Screen};
-use crate::daemon::api::{ReleaseRequest, ReleaseTarget, Started};
+use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::spec::read_rollout;
 use crate::spec::vars::VERSION;
@@ -67,10 +66,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
     let request = ReleaseRequest {
-        target: ReleaseTarget::File {
-            set,
-            path: args.file.as_deref().map(absolute).transpose()?,
-        },
+        target: ReleaseTarget::File { set, path: args.file.as_deref().map(absolute).transpose()? },
         reason: args.reason,
         emergency: args.emergency,
         require_proof: args.require_proof,
@@ -104,14 +100,12 @@ pub(super) async fn begin(
     if screen.is_json() {
         screen.json(&started);
     } else {
-        show(name, &started, &screen);
+        screen.text(&head(name, &started));
     }
-    let Some(key) = &started.release else {
-        return Ok(Exit::Done);
-    };
+    let Some(key) = &started.release else { return Ok(Exit::Done) };
     if args.detach {
         if !screen.is_json() {
-            screen.line(&Line::aside(Tone::Plain, "follow", format!("wade status -w {name}")));
+            screen.text(&format!("follow   wade status -w {name}"));
         }
         return Ok(Exit::Done);
     }
@@ -120,36 +114,15 @@ pub(super) async fn begin(
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;
-        releases
-            .iter()
-            .filter(|release| release.key == *key)
-            .for_each(|release| screen.json(release));
+        releases.iter().filter(|release| release.key == *key).for_each(|release| screen.json(release));
     }
     Ok(end.exit(request.require_proof))
-}
-
-fn show(name: &str, started: &Started, screen: &Screen) {
-    let number = started.release.as_ref().map(|key| key.number);
-    screen.line(&head(name, number, started.stable.as_deref(), &started.canary));
-    for (index, found) in started.found.iter().enumerate() {
-        screen.line(&Line::aside(
-            Tone::Plain,
-            if index == 0 { "found" } else { "" },
-            found.as_str(),
-        ));
-    }
-    if started.release.is_some() {
-        screen.line(&Line::aside(Tone::Plain, "plan", started.plan.as_str()));
-        screen.line(&Line::aside(Tone::Plain, "go back", format!("wade abort {name}")));
-    }
 }
 
 /// The rollout's name, from the word or the file; both must agree.
 fn name(name: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
     let Some(file) = file else {
-        return name
-            .map(str::to_owned)
-            .ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
+        return name.map(str::to_owned).ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
     };
     let source = file.display().to_string();
     let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
@@ -167,9 +140,7 @@ fn variables(set: &[(String, String)], version: Option<&str>) -> Result<BTreeMap
     let version = version.map(|version| (VERSION.to_owned(), version.to_owned()));
     for (name, value) in set.iter().cloned().chain(version) {
         if let Some(earlier) = values.get(&name).filter(|earlier| **earlier != value) {
-            return Err(Failure::usage(format!(
-                "{name} is set to `{earlier}` and to `{value}`; set it once"
-            )));
+            return Err(Failure::usage(format!("{name} is set to `{earlier}` and to `{value}`; set it once")));
         }
         values.insert(name, value);
     }
@@ -185,9 +156,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::fs::canonicalize(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|path| Failure::usage(format!("{} is not UTF-8; rename the file", path.display())))
+    path.into_os_string().into_string().map_err(|path| {
+        Failure::usage(format!("{} is not UTF-8; rename the file", path.display()))
+    })
 }
 
 #[cfg(test)]
@@ -197,10 +168,7 @@ mod tests {
     #[test]
     fn a_variable_is_set_once_and_version_is_one_of_them() {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let set: Vec<_> = [("version", "1.4.2"), ("region", "eu=1")]
-            .into_iter()
-            .map(owned)
-            .collect();
+        let set: Vec<_> = [("version", "1.4.2"), ("region", "eu=1")].into_iter().map(owned).collect();
         let both = BTreeMap::from([owned(("version", "1.4.2")), owned(("region", "eu=1"))]);
         assert_eq!(variables(&set, None), Ok(both.clone()));
         assert_eq!(variables(&set, Some("1.4.2")), Ok(both));

@@ -31,7 +31,7 @@ const API_GRACE: Duration = Duration::from_secs(1);
 /// How long background work may take to end when the process does.
 const END_GRACE: Duration = Duration::from_secs(1);
 
-/// Run the daemon: keep services running, release new versions of them, take commands
+/// Run the daemon: keep services running, release them, take commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

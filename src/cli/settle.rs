@@ -12,7 +12,7 @@ use crate::spec::Span;
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Wait until no release is unfinished; the daemon finishes or undoes them by itself
+/// Wait until no release is unfinished
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

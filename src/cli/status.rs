@@ -17,7 +17,7 @@ use crate::daemon::client::Client;
 /// How often `-w` looks at all services.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Show what serves, what is being released, and what it waits for
+/// Show what serves, what is being released and what it waits for
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -8,7 +8,7 @@ use super::render::why::why;
 use super::screen::{OutputArg, Screen};
 use crate::store::ReleaseKey;
 
-/// Tell a release: what was released by whom, what happened and why, and the evidence
+/// Tell a release: who released what, what happened, why, and the evidence
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
-use super::line::{Line, Tone};
 use super::numbers::{clean, count, length, moment};
 use super::table::table;
-use crate::daemon::api::{ReleaseSummary, RevisionView, RolloutView};
+use crate::daemon::api::{ReleaseSummary, RevisionView, RolloutView, Started};
 
 /// Every service, one line each.
 pub fn services(views: &[RolloutView]) -> String {
@@ -173,9 +172,24 @@ pub fn word(release: &ReleaseSummary) -> String {
     }
 }
 
-/// The head of a release: what goes where, what was found, the plan, and how to go back.
-pub fn head(name: &str, number: Option<u64>, from: Option<&str>, to: &str) -> Line {
-    let way = from.map_or_else(|| to.to_owned(), |from| format!("{from} → {to}"));
-    let release = number.map(|number| format!("   release {number}")).unwrap_or_default();
-    Line::aside(Tone::Plain, name, format!("{way}{release}"))
+/// The head of a release: what goes where, what was found, the plan, and how to go back. Without a release (the
+/// revision serves already) only what was found.
+pub fn head(name: &str, started: &Started) -> String {
+    let way = match &started.stable {
+        Some(stable) if started.release.is_some() => format!("{stable} → {}", started.canary),
+        _ => started.canary.clone(),
+    };
+    let release = started.release.as_ref().map(|key| format!("   release {}", key.number)).unwrap_or_default();
+    let mut out = format!("{name} {}{release}\n", clean(&way));
+    let mut say = |label: &str, text: &str| {
+        for (index, line) in clean(text.trim_end()).lines().enumerate() {
+            let _ = writeln!(out, "{:<9}{line}", if index == 0 { label } else { "" });
+        }
+    };
+    say("found", &started.found.join("\n"));
+    if started.release.is_some() {
+        say("plan", &started.plan);
+        say("go back", &format!("wade abort {name}"));
+    }
+    out
 }
