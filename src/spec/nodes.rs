@@ -148,6 +148,10 @@ fn place(marker: Marker) -> Place {
 
 fn syntax_fault(error: &ScanError, text: &str) -> Fault {
     let at = place(*error.marker());
+    if error.info().contains("recursion limit") {
+        // The scanner looks ahead over brackets and stops at a limit of its own, beyond ours.
+        return too_large(MAX_DEPTH, LEVELS).at(at);
+    }
     let line = text.lines().nth(at.line.saturating_sub(1)).unwrap_or("");
     let indent: String = line.chars().take_while(|c| c.is_whitespace()).collect();
     let help = if indent.contains('\t') || error.info().contains("tab") {
@@ -155,15 +159,22 @@ fn syntax_fault(error: &ScanError, text: &str) -> Fault {
     } else if line.contains("${") && line.contains(['[', '{']) {
         // The commonest slip in a rollout: `{` and `}` mean something between brackets.
         "inside of brackets a value with `${…}` needs quotes, like `[\"./run-${version}\"]`; if it has them, look at brackets and quotes left open here or just above".to_owned()
-    } else if error.info().contains("recursion limit") {
-        format!("a value may be nested {MAX_DEPTH} deep")
     } else {
         "look at the indentation, at colons without a space after them, and at quotes and brackets left open here or just above".to_owned()
     };
     Fault::new(Path::root(), format!("this is not YAML: {}", error.info()))
         .at(at)
-        .found(line.trim())
+        .found(clip(line.trim()))
         .help(help)
+}
+
+const LEVELS: &str = "levels of nesting";
+
+/// At the root, not at the path: that could be as large as what is refused.
+fn too_large(limit: usize, what: &str) -> Fault {
+    Fault::new(Path::root(), "the document is too large")
+        .found(format!("more than {limit} {what}"))
+        .help(format!("a document may hold {limit} {what}"))
 }
 
 /// What an anchor stands for, with its price.
@@ -347,17 +358,11 @@ impl Builder {
                 MAX_TEXT,
                 "bytes of text, with aliases counted as what they stand for",
             ),
-            (depth, MAX_DEPTH, "levels of nesting"),
+            (depth, MAX_DEPTH, LEVELS),
         ];
         match limits.into_iter().find(|(spent, limit, _)| spent > limit) {
             None => Ok(()),
-            Some((_, limit, what)) => Err(Box::new(
-                // Not the path: it could be as large as what was refused.
-                Fault::new(Path::root(), "the document is too large")
-                    .at(at)
-                    .found(format!("more than {limit} {what}"))
-                    .help(format!("a document may hold {limit} {what}")),
-            )),
+            Some((_, limit, what)) => Err(Box::new(too_large(limit, what).at(at))),
         }
     }
 
@@ -365,7 +370,7 @@ impl Builder {
         if let Some(tag) = tag {
             let fault = Fault::new(self.path(), "tags are not read")
                 .at(at)
-                .found(format!("`{}`", clip(&tag)))
+                .found(format!("`{}`", clip(&tag.replace("tag:yaml.org,2002:", "!"))))
                 .help("remove it; the field decides what type a value has");
             self.collect(fault);
         }

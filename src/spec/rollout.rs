@@ -115,6 +115,10 @@ pub enum Mode {
 /// What carries a revision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per rollout, and matching on a box reads worse"
+)]
 pub enum Workload {
     /// Processes on this machine, kept by `wade serve`.
     Process(ProcessWorkload),
@@ -609,21 +613,30 @@ impl AnalysisSpec {
         *self == Self::default()
     }
 
-    /// This, with silence filled in from `base`.
+    /// This, with silence filled in from `base`, inside of `passEarly`, `history` and `onNoData` too. What is one
+    /// statement (the list of metrics, the source, the tripwire) is taken as a whole.
     pub fn over(self, base: Self) -> Self {
         Self {
             false_rollback: self.false_rollback.or(base.false_rollback),
             metrics: self.metrics.or(base.metrics),
-            pass_early: self.pass_early.or(base.pass_early),
+            pass_early: both(self.pass_early, base.pass_early, PassEarly::over),
             burst_window: self.burst_window.or(base.burst_window),
             severe_window: self.severe_window.or(base.severe_window),
             look: self.look.or(base.look),
             source: self.source.or(base.source),
-            history: self.history.or(base.history),
+            history: both(self.history, base.history, HistorySpec::over),
             on_undecided: self.on_undecided.or(base.on_undecided),
-            on_no_data: self.on_no_data.or(base.on_no_data),
+            on_no_data: both(self.on_no_data, base.on_no_data, OnNoData::over),
             tripwire: self.tripwire.or(base.tripwire),
         }
+    }
+}
+
+/// The one that is said, or both laid over each other.
+fn both<T>(upper: Option<T>, base: Option<T>, over: fn(T, &T) -> T) -> Option<T> {
+    match (upper, base) {
+        (Some(upper), Some(base)) => Some(over(upper, &base)),
+        (upper, base) => upper.or(base),
     }
 }
 
@@ -795,6 +808,21 @@ pub enum PassEarly {
     When(PassEarlyRule),
 }
 
+impl PassEarly {
+    fn over(self, base: &Self) -> Self {
+        match (self, base) {
+            (Self::When(rule), Self::When(base)) => Self::When(PassEarlyRule {
+                errors_of_all_traffic: rule.errors_of_all_traffic.or(base.errors_of_all_traffic),
+                latency: rule.latency.or(base.latency),
+                min_stage: rule.min_stage.or(base.min_stage),
+            }),
+            // `true` asks for early passes; how, the strategy may have said.
+            (Self::Switch(true), Self::When(base)) => Self::When(base.clone()),
+            (upper, _) => upper,
+        }
+    }
+}
+
 /// What has to be shown for an early pass.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -820,6 +848,15 @@ pub struct HistorySpec {
     /// Length of one block; 5 m if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<Span>,
+}
+
+impl HistorySpec {
+    fn over(self, base: &Self) -> Self {
+        Self {
+            least: self.least.or(base.least),
+            block: self.block.or(base.block),
+        }
+    }
 }
 
 /// What follows when a stage's time is up without a verdict.
@@ -848,6 +885,16 @@ pub struct OnNoData {
     /// Neither side has traffic; `{after: 10m, do: advance}` (then `unproven`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub both_silent: Option<NoDataRule>,
+}
+
+impl OnNoData {
+    fn over(self, base: &Self) -> Self {
+        Self {
+            source_down: self.source_down.or(base.source_down),
+            canary_silent: self.canary_silent.or(base.canary_silent),
+            both_silent: self.both_silent.or(base.both_silent),
+        }
+    }
 }
 
 /// After how long, and what.

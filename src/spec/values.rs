@@ -55,7 +55,7 @@ impl Weight {
 
 impl fmt::Display for Weight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 % 10 == 0 {
+        if self.0.is_multiple_of(10) {
             write!(f, "{}%", self.0 / 10)
         } else {
             write!(f, "{}.{}%", self.0 / 10, self.0 % 10)
@@ -116,7 +116,15 @@ impl FromStr for Span {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let duration = humantime::parse_duration(text).map_err(|error| {
-            format!("`{text}` is not a duration ({error}); write a number with a unit, like `90s`, `5m` or `1h`")
+            // The two commonest slips get words of their own.
+            let problem = if text.starts_with('-') {
+                "is negative".to_owned()
+            } else if text.parse::<f64>().is_ok() {
+                "has no unit".to_owned()
+            } else {
+                format!("is not a duration ({error})")
+            };
+            format!("`{text}` {problem}; write a number with a unit, like `90s`, `5m` or `1h`")
         })?;
         if duration > Duration::from_secs(366 * 86_400) {
             return Err(format!("`{text}` is longer than a year; write a shorter duration"));
@@ -228,7 +236,7 @@ impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, size) = BYTE_UNITS
             .into_iter()
-            .find(|(_, size)| self.0 >= *size && self.0 % size == 0)
+            .find(|(_, size)| self.0 >= *size && self.0.is_multiple_of(*size))
             .unwrap_or(("", 1));
         write!(f, "{}{unit}", self.0 / size)
     }
@@ -248,9 +256,10 @@ impl FromStr for Bytes {
     }
 }
 
-/// A number without trailing zeros and without the noise of binary fractions.
+/// A number without trailing zeros and without the noise of binary fractions. Ten digits after the point: a share as
+/// small as one in 10^9 must not be written as none.
 pub(crate) fn trim_number(value: f64) -> String {
-    let text = format!("{value:.6}");
+    let text = format!("{value:.10}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

@@ -101,7 +101,7 @@ impl Walker {
                 Value::Array(values.collect())
             }
             (Shape::Fields { known, required }, Kind::Map(entries)) => {
-                self.fields(known, required, entries, node, path)
+                self.fields(known, required, &[], entries, node, path)
             }
             (Shape::Entries { values }, Kind::Map(entries)) => {
                 let fields = entries
@@ -131,6 +131,8 @@ impl Walker {
         &mut self,
         known: &Map<String, Value>,
         required: &[&str],
+        // What could be written instead of a mapping with these fields: the keys of the other variants of a choice.
+        others: &[&str],
         entries: &[(Key, Node)],
         node: &Node,
         path: &Path,
@@ -144,12 +146,18 @@ impl Walker {
                 let value = self.value(schema, value, &below);
                 fields.insert(key.text.clone(), value);
             } else {
-                let open: Vec<_> = known.keys().map(String::as_str).collect();
-                meant.extend(nearest(&key.text, open.iter().copied()));
+                let own: Vec<_> = known.keys().map(String::as_str).collect();
+                meant.extend(nearest(&key.text, own.iter().copied()));
+                // A variant with one field (`canary: …`) is better explained by its siblings.
+                let open = if own.len() == 1 && !others.is_empty() {
+                    others
+                } else {
+                    &own
+                };
                 let fault = Fault::new(below, "unknown field")
                     .at(key.place)
                     .found(format!("`{}`", clip(&key.text)))
-                    .help(did_you_mean(&key.text, &open));
+                    .help(did_you_mean(&key.text, open));
                 self.add(fault);
             }
         }
@@ -195,7 +203,10 @@ impl Walker {
         match named.as_slice() {
             [only] => self.value(only.schema, node, path),
             [] => match likely(&choices, entries) {
-                Some(choice) => self.value(choice.schema, node, path),
+                Some(choice) => {
+                    let known = choice.known.expect("only mappings are likely");
+                    self.fields(known, &choice.required, &keys, entries, node, path)
+                }
                 None => {
                     let written = entries.first().map_or("", |(key, _)| key.text.as_str());
                     let mut help = format!("write exactly one of {}", keys.join(", "));
@@ -251,8 +262,8 @@ struct Choice<'s> {
     known: Option<&'s Map<String, Value>>,
     /// Its first required field.
     key: Option<&'s str>,
-    /// Whether that field alone makes it complete.
-    key_is_enough: bool,
+    /// All fields without which it is not complete.
+    required: Vec<&'s str>,
 }
 
 impl<'s> Choice<'s> {
@@ -262,13 +273,13 @@ impl<'s> Choice<'s> {
                 schema,
                 known: Some(known),
                 key: required.first().copied(),
-                key_is_enough: required.len() == 1,
+                required,
             },
             _ => Self {
                 schema,
                 known: None,
                 key: None,
-                key_is_enough: false,
+                required: Vec::new(),
             },
         }
     }
@@ -307,10 +318,10 @@ fn short_form_help(choices: &[Choice<'_>], keys: &[&str], node: &Node) -> String
         return all;
     };
     if keys.contains(&text.as_str()) {
-        return format!("write `{text}: {{}}`, with its fields inside of the brackets or below");
+        return format!("write `{text}: {{}}`, with its fields between the brackets");
     }
     let takes = choices.iter().find(|choice| {
-        choice.key_is_enough
+        choice.required.len() == 1
             && choice
                 .known
                 .zip(choice.key)
@@ -321,7 +332,7 @@ fn short_form_help(choices: &[Choice<'_>], keys: &[&str], node: &Node) -> String
                 })
     });
     match takes.and_then(|choice| choice.key) {
-        Some(key) => format!("write `{key}: {}`", clip(text)),
+        Some(key) => format!("write `{{{key}: {}}}`", clip(text)),
         None => all,
     }
 }
@@ -401,7 +412,10 @@ fn shape_help(shape: &Shape<'_>) -> String {
             format!("write fields below it, indented; known here: {}", names.join(", "))
         }
         Shape::Entries { .. } => "write names and values below it, indented: `name: value`".to_owned(),
-        Shape::OneOf(_) => "write a mapping".to_owned(),
+        Shape::OneOf(variants) => {
+            let keys: Vec<_> = variants.iter().filter_map(|schema| Choice::of(schema).key).collect();
+            format!("write a mapping with exactly one of {}", keys.join(", "))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-use super::super::{Percent, Span, read_rollout};
+use super::super::{PassEarly, Percent, Span, read_rollout};
 use super::*;
 
 fn rollout(spec: &str) -> Rollout {
@@ -51,8 +51,7 @@ fn silence_means_careful() {
 
 #[test]
 fn the_rollouts_words_win_over_the_strategys_field_by_field() {
-    let spec =
-        "  strategy: {use: demo, with: {bake: 9s}}\n  analysis: {look: 1s, falseRollback: 2%}\n  limits: {ready: 20s}";
+    let spec = "  strategy: {use: demo, with: {bake: 9s}}\n  analysis: {look: 1s, falseRollback: 2%, history: {least: 10s}, passEarly: {latency: 2x}}\n  limits: {ready: 20s}";
     let resolved = resolve(&rollout(spec), &BTreeMap::new()).unwrap();
     let mut expected = builtin("demo").unwrap().spec.clone();
     let Strategy::Canary(canary) = &mut expected.strategy else {
@@ -61,6 +60,12 @@ fn the_rollouts_words_win_over_the_strategys_field_by_field() {
     canary.bake = Some(Span::secs(9));
     expected.analysis.look = Some(Span::secs(1));
     expected.analysis.false_rollback = Percent::from_fraction(0.02);
+    // Inside of these two the strategy's other words stay.
+    expected.analysis.history.as_mut().unwrap().least = Some(Span::secs(10));
+    let Some(PassEarly::When(rule)) = &mut expected.analysis.pass_early else {
+        panic!("demo has a rule")
+    };
+    rule.latency = Some("2x".parse().unwrap());
     expected.limits.ready = Some(Span::secs(20));
     let expected = Resolved {
         strategy: expected.strategy,
@@ -104,4 +109,52 @@ fn faults_of_resolving_get_their_lines_from_the_text() {
         .unwrap_err()
         .located_in(text, "rollout.yaml");
     insta::assert_snapshot!("located", faults);
+}
+
+/// Every Wade file below `dir`, by path.
+fn wade_files(dir: &std::path::Path, found: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            wade_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            let text = std::fs::read_to_string(&path).unwrap();
+            if text.contains("apiVersion: wade.dev/") {
+                found.insert(path.display().to_string(), text);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_that_people_copy_from_reads_and_resolves() {
+    let mut files = BTreeMap::new();
+    for folder in ["strategies", "examples"] {
+        wade_files(
+            &std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder),
+            &mut files,
+        );
+    }
+    assert!(files.len() >= SOURCES.len());
+    let read = |(name, text): (&String, &String)| match super::super::read(text, name) {
+        Ok(super::super::Document::Rollout(rollout)) => (Some(rollout), None),
+        Ok(super::super::Document::Strategy(strategy)) => (None, Some((strategy.metadata.name.clone(), *strategy))),
+        Err(faults) => panic!("{faults}"),
+    };
+    let (rollouts, strategies): (Vec<_>, Vec<_>) = files.iter().map(read).unzip();
+    let extra = strategies.into_iter().flatten().collect();
+    for rollout in rollouts.into_iter().flatten() {
+        resolve(&rollout, &extra).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
+fn every_embedded_strategy_can_be_used_and_overridden_in_all_it_has() {
+    for name in names() {
+        resolve(
+            &rollout(&format!("  strategy: {{use: {name}, with: {{bake: 1s}}}}")),
+            &BTreeMap::new(),
+        )
+        .unwrap_or_else(|faults| panic!("{faults}"));
+    }
 }

@@ -71,10 +71,15 @@ fn check_variables(rollout: &Rollout, faults: &mut Vec<Fault>) {
             faults.push(
                 fault
                     .found(format!("`{default}`"))
-                    .help(format!("one of {}", clip(&variable.one_of.join(", ")))),
+                    .help(format!("write one of {}", clip(&variable.one_of.join(", ")))),
             );
         }
     }
+}
+
+/// Whether every process has a value for `name` without anybody declaring it.
+fn given_by_wade(name: &str) -> bool {
+    name == VERSION || CONTRACT.contains(&name)
 }
 
 fn check_process(rollout: &Rollout, process: &ProcessWorkload, faults: &mut Vec<Fault>) {
@@ -83,7 +88,12 @@ fn check_process(rollout: &Rollout, process: &ProcessWorkload, faults: &mut Vec<
     check_program(&path.key("command"), &process.command, faults);
 
     let mut names: Vec<&str> = vec![VERSION];
-    names.extend(spec.variables.keys().map(String::as_str));
+    names.extend(
+        spec.variables
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !given_by_wade(name)),
+    );
     names.extend(
         CONTRACT
             .iter()
