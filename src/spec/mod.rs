@@ -15,6 +15,7 @@
 
 pub mod fault;
 mod nodes;
+mod other;
 mod read;
 pub mod rollout;
 mod schema;
@@ -26,6 +27,7 @@ mod walk;
 pub mod windows;
 
 pub use fault::{Fault, Faults, Path, Place};
+pub use other::read_as;
 pub use read::{Document, read, read_rollout, read_strategy};
 pub use rollout::*;
 pub use schema::schema;
