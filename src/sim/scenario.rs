@@ -268,7 +268,11 @@ pub fn cli_text(rollout_yaml: &str, scenario_yaml: &str) -> Result<String, Strin
     timeline.map(|timeline| timeline.to_string()).map_err(|faults| faults.located_in(rollout_yaml, "rollout.yaml").to_string())
 }
 
-fn case(rollout: &Rollout, scenario: &Scenario) -> Result<Case, spec::Faults> {
+/// The case that a scenario makes of a rollout.
+///
+/// # Errors
+/// What is wrong with the strategy.
+pub fn case(rollout: &Rollout, scenario: &Scenario) -> Result<Case, spec::Faults> {
     let resolved = spec::resolve(rollout, &BTreeMap::new())?;
     let lane = match (scenario.lane, &scenario.reason) {
         (LaneWord::Normal, _) => Lane::Normal,
