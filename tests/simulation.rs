@@ -127,3 +127,9 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(again(), again(), "seed {seed}");
     }
 }
+
+mod simulation {
+    mod examples;
+    mod restarts;
+    mod sabotage;
+}

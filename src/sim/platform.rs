@@ -20,7 +20,7 @@ const NOW_AND_THEN: f64 = 0.3;
 
 /// One controller's view of the simulated platform.
 #[derive(Debug)]
-pub struct SimPlatform {
+pub(super) struct SimPlatform {
     shared: Shared,
     epoch: u64,
     /// Nothing older than this may be shown any more: the last observation or accepted write.
@@ -29,19 +29,13 @@ pub struct SimPlatform {
 
 impl SimPlatform {
     /// The view of the controller with this epoch.
-    pub fn new(shared: Shared, epoch: u64) -> Self {
-        Self {
-            shared,
-            epoch,
-            floor: None,
-        }
+    pub(super) fn new(shared: Shared, epoch: u64) -> Self {
+        Self { shared, epoch, floor: None }
     }
 }
 
 fn unreachable(what: &str) -> PlatformError {
-    PlatformError::Unreachable(format!(
-        "the platform does not answer ({what}); the next look tries again"
-    ))
+    PlatformError::Unreachable(format!("the platform does not answer ({what}); the next look tries again"))
 }
 
 #[async_trait]
@@ -56,12 +50,10 @@ impl Platform for SimPlatform {
                 Err(unreachable("observe"))
             } else {
                 let stale = ground.active(Fault::StaleReads);
-                let old = ground
-                    .observed
-                    .clone()
-                    .filter(|(at, _)| stale && *at + STALE >= now && self.floor.is_none_or(|floor| *at >= floor));
-                let (at, mut world) =
-                    old.unwrap_or_else(|| (now, ground.world.observe(ground.active(Fault::RouterMute))));
+                let old = ground.observed.clone().filter(|(at, _)| {
+                    stale && *at + STALE >= now && self.floor.is_none_or(|floor| *at >= floor)
+                });
+                let (at, mut world) = old.unwrap_or_else(|| (now, ground.world.observe(ground.active(Fault::RouterMute))));
                 ground.observed = Some((at, world.clone()));
                 self.floor = self.floor.max(Some(at));
                 if ground.sabotaged(Sabotage::ReadyForever) && world.canary.exists > 0 {
@@ -91,20 +83,12 @@ impl Platform for SimPlatform {
                 ground.failed(self.epoch, Call::Apply);
                 Err(unreachable("apply"))
             } else if epoch < ground.platform_epoch && !ground.sabotaged(Sabotage::NoFence) {
-                Err(PlatformError::Fenced {
-                    ours: epoch,
-                    theirs: ground.platform_epoch,
-                })
+                Err(PlatformError::Fenced { ours: epoch, theirs: ground.platform_epoch })
             } else if ground.active(Fault::WritesRefused) {
                 ground.failed(self.epoch, Call::Apply);
-                Err(PlatformError::Refused(
-                    "the platform refuses the write: quota exceeded".to_owned(),
-                ))
+                Err(PlatformError::Refused("the platform refuses the write: quota exceeded".to_owned()))
             } else {
-                ground.note(Seen::Applied {
-                    epoch,
-                    action: action.clone(),
-                });
+                ground.note(Seen::Applied { epoch, action: action.clone() });
                 if epoch > ground.platform_epoch {
                     ground.platform_epoch = epoch;
                     ground.world.forget_late();

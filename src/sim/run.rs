@@ -224,6 +224,11 @@ impl Driver<'_> {
             let mut ground = on(&self.shared);
             let truth = ground.world.truth();
             ground.note(Seen::World(truth));
+            let start = self.case.start;
+            let begun: Vec<_> = ground.faults.windows.iter().filter(|w| w.from <= start).map(|w| w.fault).collect();
+            for fault in begun {
+                ground.note(Seen::FaultBegan(fault));
+            }
         }
         let mut quiet = false;
         loop {
@@ -388,6 +393,7 @@ impl Driver<'_> {
             return;
         };
         self.starts = None;
+        on(&self.shared).note(Seen::Runs { epoch });
         let clock = Arc::new(on(&self.shared).clock.clone());
         let told = self.shared.clone();
         let controller = Controller::new(

@@ -14,7 +14,7 @@ const NOW_AND_THEN: f64 = 0.3;
 
 /// The record of the simulated release.
 #[derive(Clone, Debug)]
-pub struct SimStore {
+pub(super) struct SimStore {
     shared: Shared,
     /// Whose calls these are, for the list of what was seen.
     epoch: u64,
@@ -22,7 +22,7 @@ pub struct SimStore {
 
 impl SimStore {
     /// The record as the controller with this epoch reaches it.
-    pub fn new(shared: Shared, epoch: u64) -> Self {
+    pub(super) fn new(shared: Shared, epoch: u64) -> Self {
         Self { shared, epoch }
     }
 

@@ -60,10 +60,7 @@ impl Checker for NoUsersOnDeadCanary {
             if let Some(since) = dead_since.filter(|_| at_work && hindrances == 0 && alive > 0) {
                 let due = since.max(free_from) + allowed;
                 if moment.at > due {
-                    return Some((
-                        due,
-                        format!("users have met a canary without a ready instance since {since}"),
-                    ));
+                    return Some((due, format!("users have met a canary without a ready instance since {since}")));
                 }
             }
             match &moment.seen {
@@ -76,7 +73,7 @@ impl Checker for NoUsersOnDeadCanary {
                     hindrances -= 1;
                     free_from = moment.at + AFTERMATH;
                 }
-                Seen::Loaded { epoch, .. } => {
+                Seen::Runs { epoch } => {
                     (alive, holder) = (alive + 1, *epoch);
                     free_from = free_from.max(moment.at);
                 }
@@ -88,11 +85,7 @@ impl Checker for NoUsersOnDeadCanary {
                     }
                 }
                 Seen::Recorded { update, .. } => {
-                    at_work = !matches!(
-                        update.state.phase,
-                        Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_)
-                    );
-                    free_from = free_from.max(moment.at.min(free_from));
+                    at_work = !matches!(update.state.phase, Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_));
                 }
                 _ => {}
             }

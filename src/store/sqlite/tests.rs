@@ -62,6 +62,7 @@ fn plan(rollout: &str) -> Plan {
         expires: Span::secs(60),
     };
     Plan {
+        measure: Default::default(),
         rollout: rollout.to_owned(),
         strategy: "careful".to_owned(),
         lane: Lane::Normal,
