@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use crate::clock::Clock;
 use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, decide};
 use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
-use crate::plan::{Comparison, LIMIT, Plan, StageKind};
+use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
 use crate::store::record::JudgeRecord;
@@ -277,7 +277,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         // A match may catch nobody for hours; only a share of all requests has to show.
         let shares = stage.is_some_and(|stage| !stage.split.weight.is_zero() || !stage.split.mirror.is_zero());
         self.signals.expect_canary_traffic(shares.then_some(self.state.since));
-        let kind = stage?.kind;
+        let split_of = self.state.split_of.filter(|_| stage.is_some())?;
         if let Phase::Analysing { stage } = self.state.phase {
             self.begin_stage(stage, now);
         }
@@ -285,7 +285,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         let record = self.judge.as_mut()?;
         let verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
         self.verdict = Some(verdict.clone());
-        Some(match no_data(&sample, kind) {
+        Some(match no_data(&sample, &self.plan, split_of) {
             // A failing verdict stands whatever can be measured now.
             Some((kind, detail)) if verdict.call != crate::judge::Call::Fail => Reading::NoData { kind, detail },
             _ => Reading::Verdict {
@@ -437,18 +437,36 @@ fn with_limits<'a>(observation: &'a Observation, plan: &Plan) -> Cow<'a, Observa
     seen
 }
 
-/// Which kind of no data a sample is, if it is one. While everything goes to the canary, stable's silence is no news.
-fn no_data(sample: &Sample, stage: StageKind) -> Option<(NoData, String)> {
+/// Which kind of no data a sample is, if it is one.
+fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String)> {
+    let stage = &plan.stages[stage];
     match &sample.condition {
         Condition::Measured => None,
         Condition::SourceDown { reason } => Some((NoData::SourceDown, reason.clone())),
-        Condition::CanarySilent => Some((
-            NoData::CanarySilent,
-            "the canary should have traffic and shows none".to_owned(),
-        )),
-        Condition::BothSilent if stage == StageKind::Preview => None,
+        Condition::CanarySilent => Some(match missed(sample, plan, &stage.split) {
+            Some(expected) if expected < SURELY_MISSED => (
+                NoData::BothSilent,
+                format!("too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"),
+            ),
+            _ => (NoData::CanarySilent, "the canary should have traffic and shows none".to_owned()),
+        }),
+        Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),
     }
+}
+
+/// With this many requests expected, none at all is chance in less than one case of a thousand (e^-7).
+const SURELY_MISSED: f64 = 7.0;
+
+/// How many requests the canary would have had, by stable's present rate, in the time after which its silence counts.
+fn missed(sample: &Sample, plan: &Plan, split: &Split) -> Option<f64> {
+    let share = if split.weight.is_zero() {
+        split.mirror.fraction()
+    } else {
+        split.weight.fraction() / split.weight.rest().fraction()
+    };
+    // At 100 % there is no stable to go by: silence is silence.
+    (share.is_finite()).then(|| Some(sample.rates.stable? * share * plan.no_data.canary_silent.after.as_secs_f64()))?
 }
 
 /// Seconds since the epoch, for recorders that only need a clock that goes forward.

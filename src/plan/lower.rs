@@ -34,6 +34,8 @@ impl Default for Circumstances {
 /// Under this many requests per second nothing can be proven in useful time: fewer, longer stages.
 pub(crate) const QUIET_RPS: f64 = 1.0;
 
+/// How often smoke tests are repeated where there is too little traffic to judge by.
+const SMOKE_AGAIN: Span = Span::secs(10);
 const DEFAULT_DRAIN: Span = Span::secs(10);
 const CONFIRM_WITHIN: Span = Span::secs(10);
 
@@ -117,6 +119,7 @@ pub fn lower(
             tests: spec.smoke.clone(),
             tries: limits.smoke_tries.unwrap_or(3),
             within: limits.smoke.unwrap_or(Span::secs(60)),
+            again: (quiet && !spec.smoke.is_empty()).then_some(SMOKE_AGAIN),
         },
         ready_within: limits.ready.unwrap_or(Span::secs(300)),
         settle: limits.settle.unwrap_or(Span::secs(5)),

@@ -217,6 +217,10 @@ pub struct SmokePlan {
     pub tries: u32,
     /// All of them together.
     pub within: Span,
+    /// How often they are run again while the canary has users: where there is too little traffic to judge by, they
+    /// are what is left. `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Span>,
 }
 
 /// What is measured, and from where, besides the router's own counters.

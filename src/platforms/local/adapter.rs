@@ -1,15 +1,18 @@
 //! The local platform as one release's controller drives it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 
 use super::service::{Running, Service};
+use crate::clock::stopwatch;
 use crate::engine::desired::instances;
 use crate::engine::{Action, RouteFact, SmokeReport, World};
 use crate::plan::{ALL_STABLE, SmokePlan};
 use crate::platforms::{Platform, PlatformError};
 use crate::smoke::{self, SmokeTarget};
+use crate::spec::Span;
 
 /// One release on a local service.
 ///
@@ -28,8 +31,33 @@ pub struct LocalPlatform {
 enum Smoke {
     #[default]
     NotStarted,
-    Running,
-    Done(SmokeReport),
+    Running {
+        /// What the run before said, while it is being repeated.
+        before: Option<SmokeReport>,
+    },
+    Done {
+        report: SmokeReport,
+        at: Instant,
+    },
+}
+
+impl Smoke {
+    fn report(&self) -> Option<&SmokeReport> {
+        match self {
+            Self::NotStarted => None,
+            Self::Running { before } => before.as_ref(),
+            Self::Done { report, .. } => Some(report),
+        }
+    }
+
+    /// Whether a run is due: none has been made, or the plan wants it again.
+    fn is_due(&self, again: Option<Span>) -> bool {
+        match self {
+            Self::NotStarted => true,
+            Self::Running { .. } => false,
+            Self::Done { at, .. } => again.is_some_and(|again| at.elapsed() >= again.0),
+        }
+    }
 }
 
 impl LocalPlatform {
@@ -60,10 +88,11 @@ impl LocalPlatform {
 
     fn start_smoke(&self) {
         let mut smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(*smoke, Smoke::NotStarted) {
+        if !smoke.is_due(self.smoke_plan.again) {
             return;
         }
-        *smoke = Smoke::Running;
+        let before = smoke.report().cloned();
+        *smoke = Smoke::Running { before };
         let targets: Vec<SmokeTarget> = self
             .service
             .ready_instances(&self.canary.id)
@@ -74,7 +103,7 @@ impl LocalPlatform {
         let wake = Arc::clone(&self.service.wake);
         tokio::spawn(async move {
             let report = smoke::run(&plan, &targets, &Default::default(), &client).await;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done(report);
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done { report, at: stopwatch() };
             wake.notify_one();
         });
     }
@@ -108,10 +137,7 @@ impl Platform for LocalPlatform {
         } else {
             canary.exists == 0 && split == ALL_STABLE
         };
-        let smoke = match &*self.smoke.lock().unwrap_or_else(PoisonError::into_inner) {
-            Smoke::Done(report) => Some(report.clone()),
-            Smoke::NotStarted | Smoke::Running => None,
-        };
+        let smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner).report().cloned();
         Ok(World {
             canary,
             stable,

@@ -81,6 +81,7 @@ fn plan(rollout: &str) -> Plan {
             .expect("smoke tests"),
             tries: 3,
             within: Span::secs(60),
+            again: None,
         },
         ready_within: Span::secs(300),
         settle: Span::secs(5),
