@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
 use super::files::text;
-use super::follow::{FollowArgs, follow};
+use super::follow::{Codes, FollowArgs, follow};
 use super::pipeline::{deploy_window, environment, pipeline};
 use super::render::status::head;
 use super::screen::{OutputArg, Screen};
@@ -110,7 +110,7 @@ pub(super) async fn begin(
         return Ok(Exit::Done);
     }
     screen = screen.with_live();
-    let end = follow(client, key, 1, args, request.require_proof, &mut screen).await?;
+    let end = follow(client, key, 1, args, Codes::Shown { require_proof: request.require_proof }, &mut screen).await?;
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;

@@ -79,6 +79,18 @@ impl End {
     }
 }
 
+/// Whether the last line of a release names the exit code that the verb will end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// The verb ends as the release does.
+    Shown {
+        /// Without proof it ends with another code.
+        require_proof: bool,
+    },
+    /// The verb only watches.
+    Hidden,
+}
+
 /// Follows the release `key` from entry `from` (1 is the first) to its end.
 ///
 /// # Errors
@@ -88,13 +100,18 @@ pub async fn follow(
     key: &ReleaseKey,
     from: u64,
     args: FollowArgs,
-    require_proof: bool,
+    codes: Codes,
     screen: &mut Screen,
 ) -> Result<End, Failure> {
     let record = answered(client.record(key)).await?;
-    let exit: fn(&Outcome) -> u8 =
-        if require_proof { |outcome| Exit::of(outcome, true) as u8 } else { |outcome| Exit::of(outcome, false) as u8 };
-    let mut timeline = Timeline::new(Context::of(&record)).with_exit(exit);
+    let mut timeline = Timeline::new(Context::of(&record));
+    if let Codes::Shown { require_proof } = codes {
+        timeline = timeline.with_exit(if require_proof {
+            |outcome| Exit::of(outcome, true) as u8
+        } else {
+            |outcome| Exit::of(outcome, false) as u8
+        });
+    }
     for entry in record.history.iter().filter(|entry| entry.number < from) {
         timeline.entry(entry);
     }

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
-use super::follow::{FollowArgs, Interrupts, follow};
+use super::follow::{Codes, FollowArgs, Interrupts, follow};
 use super::render::status::{change, service, services};
 use super::retry::runs;
 use super::screen::{OutputArg, Screen};
@@ -63,7 +63,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     if let Some(release) = view.release.as_ref().filter(|_| args.watch && runs(&view)) {
         screen = screen.with_live();
-        follow(&client, &release.key, 1, FollowArgs::default(), false, &mut screen).await?;
+        follow(&client, &release.key, 1, FollowArgs::default(), Codes::Hidden, &mut screen).await?;
     }
     Ok(Exit::Done)
 }
