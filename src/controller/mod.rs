@@ -7,6 +7,8 @@
 //!   done and the old state stays in force.
 //! * **One exception: going back waits for nothing.** If the record cannot be written, a retreat is done all the same
 //!   and recorded as soon as that is possible again.
+//! * **A write without an answer is a question.** The record is read before the next write, so that an entry that did
+//!   arrive is never decided a second time under the same number.
 //! * **Crash anywhere.** A pass that dies between record and act is repaired by the next, because actions are desired
 //!   states derived from the recorded state alone.
 //! * **One writer.** A store or platform that has seen a higher epoch refuses; the pass then reports [`Pass::Fenced`]
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, decide};
+use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
 use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
@@ -111,6 +113,8 @@ pub struct Controller<P, S> {
     verdict: Option<Box<Verdict>>,
     /// Entries that were acted on (a retreat) before they could be recorded.
     unrecorded: Vec<Entry>,
+    /// A write came back as an error and may have arrived all the same.
+    doubtful: bool,
     newer: Newer,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
@@ -148,6 +152,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             judge: record.judge,
             verdict: record.verdict,
             unrecorded: Vec::new(),
+            doubtful: false,
             newer: Newer::default(),
             deploy_window: record.deploy_window,
             history,
@@ -203,6 +208,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
 
     /// One turn: observe, measure, judge, decide, record, act.
     pub async fn pass(&mut self) -> Pass {
+        if self.doubtful
+            && let Err(error) = self.resolve_doubt().await
+        {
+            self.trouble(&error);
+        }
         let world = match self.platform.observe().await {
             Ok(world) => Some(world),
             Err(PlatformError::Fenced { .. }) => return Pass::Fenced,
@@ -343,7 +353,16 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             judge: self.judge.clone(),
             verdict: self.verdict.clone(),
         };
-        match self.store.record(&self.key, self.epoch, &update).await {
+        let written = if self.doubtful {
+            // Deciding twice under one number would damage the history.
+            Err(StoreError::Unavailable {
+                what: "written",
+                why: "it is not known yet whether the write before arrived".to_owned(),
+            })
+        } else {
+            self.store.record(&self.key, self.epoch, &update).await
+        };
+        match written {
             Ok(()) => {
                 self.unrecorded.clear();
                 self.last_judge_write = Some(now);
@@ -352,6 +371,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             }
             Err(StoreError::Fenced { .. }) => Recorded::Fenced,
             Err(error) => {
+                self.doubtful |= news;
                 self.trouble(&error);
                 if matches!(decision.state.phase, Phase::Returning(..)) || !news {
                     // Going back waits for nothing, and evidence alone may wait for the next write.
@@ -363,6 +383,33 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 }
             }
         }
+    }
+
+    /// After a write without an answer, the record says which of both worlds this is. If the write did arrive, the
+    /// release goes on from there; what was done meanwhile without a record (going back waits for nothing) follows it
+    /// under new numbers.
+    async fn resolve_doubt(&mut self) -> Result<(), StoreError> {
+        let record = self.store.load(&self.key).await?;
+        self.doubtful = false;
+        let done = std::mem::take(&mut self.unrecorded);
+        let ours = self.state.next_entry - done.len() as u64;
+        if record.state.next_entry == ours {
+            self.unrecorded = done;
+            return Ok(());
+        }
+        self.state = record.state;
+        for mut entry in done {
+            if record.history.contains(&entry) {
+                continue;
+            }
+            entry.number = self.state.next_entry;
+            // What no longer follows has been overtaken by what was recorded.
+            if let Ok(next) = apply(&self.plan, &self.state, &entry.event, entry.at) {
+                self.state = next;
+                self.unrecorded.push(entry);
+            }
+        }
+        Ok(())
     }
 
     async fn act(&mut self, actions: &[Action]) -> Result<(), PlatformError> {

@@ -190,7 +190,8 @@ fn steps(chance: &mut Chance) -> Value {
         if chance.happens(0.2) {
             steps.push(json!({"pause": secs(chance, 2, 40)}));
         }
-        weight += chance.between(1, 25);
+        // Five such steps stay below 100 %.
+        weight += chance.between(1, 19);
         let min = chance.between(2, 30);
         steps.push(json!({"weight": format!("{weight}%"), "min": format!("{min}s"), "max": secs(chance, min, 90)}));
     }
