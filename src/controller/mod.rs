@@ -14,6 +14,7 @@
 //!
 //! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -22,8 +23,8 @@ use tokio::sync::Notify;
 
 use crate::clock::Clock;
 use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, decide};
-use crate::judge::{HistoryRecorder, Judge, Verdict};
-use crate::plan::{Comparison, Plan, StageKind};
+use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
+use crate::plan::{Comparison, LIMIT, Plan, StageKind};
 use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
 use crate::store::record::JudgeRecord;
@@ -282,7 +283,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let verdict = Box::new(record.judge.look(t, &sample.observation));
+        let verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
         self.verdict = Some(verdict.clone());
         Some(match no_data(&sample, kind) {
             // A failing verdict stands whatever can be measured now.
@@ -302,8 +303,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let enough = self.history.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
+        // What the source remembers goes further back than what was recorded here.
+        let history = self
+            .signals
+            .history()
+            .filter(|_| self.plan.comparison == Comparison::WithStable);
         let record = self.judge.get_or_insert_with(|| {
-            let history = enough.then(|| self.history.history());
+            let history = history.or_else(|| enough.then(|| self.history.history()));
             JudgeRecord {
                 judge: Judge::new(self.plan.judge.clone(), history.as_ref()),
                 stage,
@@ -416,6 +422,19 @@ enum Recorded {
     Yes(Decision),
     No,
     Fenced,
+}
+
+/// The observation with each metric's increments also under the name of its absolute limit, where it has one.
+fn with_limits<'a>(observation: &'a Observation, plan: &Plan) -> Cow<'a, Observation> {
+    let mut seen = Cow::Borrowed(observation);
+    for metric in &plan.judge.metrics {
+        if let Some(of) = metric.name.strip_suffix(LIMIT)
+            && let Some(sides) = observation.metrics.get(of)
+        {
+            seen.to_mut().metrics.insert(metric.name.clone(), sides.clone());
+        }
+    }
+    seen
 }
 
 /// Which kind of no data a sample is, if it is one. While everything goes to the canary, stable's silence is no news.

@@ -41,11 +41,21 @@ impl LocalPlatform {
         smoke_plan: SmokePlan,
         client: reqwest::Client,
     ) -> Self {
-        Self { service, canary, stable, smoke_plan, client, smoke: Arc::default() }
+        Self {
+            service,
+            canary,
+            stable,
+            smoke_plan,
+            client,
+            smoke: Arc::default(),
+        }
     }
 
     fn adopted(&self) -> bool {
-        self.service.sides().stable.is_some_and(|stable| stable.id == self.canary.id)
+        self.service
+            .sides()
+            .stable
+            .is_some_and(|stable| stable.id == self.canary.id)
     }
 
     fn start_smoke(&self) {
@@ -81,16 +91,38 @@ impl Platform for LocalPlatform {
             .find(|running| running.id == self.canary.id)
             .map_or(0, |running| running.wanted);
         let canary = self.service.presence(&self.canary.id, self.canary.full, canary_wanted);
-        let stable = self.stable.as_ref().map(|stable| self.service.presence(&stable.id, stable.full, stable.wanted)).unwrap_or_default();
+        let stable = self
+            .stable
+            .as_ref()
+            .map(|stable| self.service.presence(&stable.id, stable.full, stable.wanted))
+            .unwrap_or_default();
         let split = self.service.split();
         // After the hand over the new revision is the service's stable, and "everything to stable" means it.
-        let split = if adopted && split == ALL_STABLE { crate::plan::Split::weight(crate::spec::Weight::FULL) } else { split };
-        let restored = if adopted { stable.exists == 0 } else { canary.exists == 0 && split == ALL_STABLE };
+        let split = if adopted && split == ALL_STABLE {
+            crate::plan::Split::weight(crate::spec::Weight::FULL)
+        } else {
+            split
+        };
+        let restored = if adopted {
+            stable.exists == 0
+        } else {
+            canary.exists == 0 && split == ALL_STABLE
+        };
         let smoke = match &*self.smoke.lock().unwrap_or_else(PoisonError::into_inner) {
             Smoke::Done(report) => Some(report.clone()),
             Smoke::NotStarted | Smoke::Running => None,
         };
-        Ok(World { canary, stable, route: RouteFact { split: Some(split), conflict: None }, adopted, smoke, restored })
+        Ok(World {
+            canary,
+            stable,
+            route: RouteFact {
+                split: Some(split),
+                conflict: None,
+            },
+            adopted,
+            smoke,
+            restored,
+        })
     }
 
     async fn apply(&mut self, action: &Action, epoch: u64) -> Result<(), PlatformError> {
@@ -100,7 +132,10 @@ impl Platform for LocalPlatform {
             Action::Hold | Action::Restore => Ok(()),
             Action::Canary { capacity } => {
                 let wanted = instances(*capacity, self.canary.full);
-                let running = Running { wanted, ..self.canary.clone() };
+                let running = Running {
+                    wanted,
+                    ..self.canary.clone()
+                };
                 if self.adopted() || self.service.sides().canary.as_ref() == Some(&running) {
                     return Ok(());
                 }
@@ -122,7 +157,10 @@ impl Platform for LocalPlatform {
                 if self.adopted() {
                     return Ok(());
                 }
-                let running = Running { wanted: self.canary.full, ..self.canary.clone() };
+                let running = Running {
+                    wanted: self.canary.full,
+                    ..self.canary.clone()
+                };
                 // Who is stable and where requests go change in one step, so no request sees one without the other.
                 self.service.change(|sides, split| {
                     sides.stable = Some(running);

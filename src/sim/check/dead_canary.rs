@@ -73,7 +73,7 @@ impl Checker for NoUsersOnDeadCanary {
                     hindrances -= 1;
                     free_from = moment.at + AFTERMATH;
                 }
-                Seen::Loaded { epoch, .. } => {
+                Seen::Runs { epoch } => {
                     (alive, holder) = (alive + 1, *epoch);
                     free_from = free_from.max(moment.at);
                 }
@@ -86,7 +86,6 @@ impl Checker for NoUsersOnDeadCanary {
                 }
                 Seen::Recorded { update, .. } => {
                     at_work = !matches!(update.state.phase, Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_));
-                    free_from = free_from.max(moment.at.min(free_from));
                 }
                 _ => {}
             }
