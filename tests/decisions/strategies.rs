@@ -65,6 +65,18 @@ fn a_quiet_service_gets_two_long_stages() {
 }
 
 #[test]
+fn a_quiet_service_is_smoked_again_and_again() {
+    let around = Circumstances {
+        requests_per_second: Some(0.2),
+        ..Circumstances::default()
+    };
+    assert_snapshot!(tell(
+        &planned("smoke: [{http: /healthz}]", &around),
+        "00:00 judge both silent\n07:00 smoke fails GET /healthz answered 500"
+    ));
+}
+
+#[test]
 fn a_first_deploy_starts_is_smoked_and_serves() {
     assert_snapshot!(tell(&in_lane(Lane::FirstDeploy, SHORT), ""));
 }
