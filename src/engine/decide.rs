@@ -8,11 +8,11 @@ use serde::Serialize;
 
 use super::command::{Actor, Command, CommandKind};
 use super::desired::{Action, desired, instances, split_now};
-use super::facts::{Facts, NoData, Presence, Reading, SmokeReport};
+use super::facts::{Facts, NoData, Presence, Reading, SmokeReport, World};
 use super::moves::{IllegalMove, apply};
 use super::state::{Cause, Entry, Event, HandOver, Outcome, Phase, Proof, Return, State, TrafficOn};
 use crate::judge::{Call, Verdict};
-use crate::plan::{ALL_STABLE, Gate, Lane, Plan, Stage, StageKind};
+use crate::plan::{ALL_STABLE, Gate, Lane, Plan, Split, Stage, StageKind};
 use crate::spec::windows::WindowVerdict;
 use crate::spec::{Mode, NoDataAction, OnNewRevision, OnUndecided, Outside, Span};
 
@@ -317,8 +317,12 @@ impl Case<'_> {
     // ---- health: everything that goes back by itself ----
 
     fn health(&self) -> Option<Step> {
-        if !self.state.phase.can_retreat() || self.state.phase == Phase::Waiting {
+        if !self.state.phase.can_retreat() {
             return None;
+        }
+        if self.state.phase == Phase::Waiting {
+            // Nothing runs yet that could be ill; but nobody waits for ever, and not for what is out of date.
+            return self.superseded().or_else(|| self.pause_over());
         }
         self.superseded()
             .or_else(|| self.broken())
@@ -457,14 +461,8 @@ impl Case<'_> {
     fn late(&self) -> Option<Step> {
         let (state, plan) = (self.state, self.plan);
         let spent = self.now.duration_since(state.since);
-        if let Some(paused) = &state.paused {
-            let limit = plan.gate_within;
-            return (self.now.duration_since(paused.since) >= limit.signed()).then(|| {
-                back(
-                    self.unfinished(),
-                    format!("the pause by {} was not ended within {limit}", paused.by.user),
-                )
-            })?;
+        if state.paused.is_some() {
+            return self.pause_over();
         }
         let over = |limit: Span| spent >= limit.signed();
         match &state.phase {
@@ -511,6 +509,17 @@ impl Case<'_> {
             back(
                 self.unfinished(),
                 format!("the release was not finished within {}", plan.release_within),
+            )
+        })?
+    }
+
+    fn pause_over(&self) -> Option<Step> {
+        let limit = self.plan.gate_within;
+        let paused = self.state.paused.as_ref()?;
+        (self.now.duration_since(paused.since) >= limit.signed()).then(|| {
+            back(
+                self.unfinished(),
+                format!("the pause by {} was not ended within {limit}", paused.by.user),
             )
         })?
     }
@@ -624,6 +633,15 @@ impl Case<'_> {
         if self.state.vouched.is_some() || !split_now(self.plan, self.state).reaches_canary() {
             return Ok(());
         }
+        // What is known against the canary stays known while nothing can be measured, whatever the policy for that.
+        if let Some(reason) = self
+            .facts
+            .suspicion
+            .as_ref()
+            .filter(|_| self.plan.mode == Mode::Enforce)
+        {
+            return Err(format!("suspicious: {reason}"));
+        }
         match self.facts.reading.as_ref() {
             Some(Reading::Verdict { verdict, .. }) if verdict.suspicious || verdict.call == Call::Fail => {
                 if self.plan.mode == Mode::Observe {
@@ -727,14 +745,20 @@ impl Case<'_> {
                     self.plan.drain_within
                 ),
             ),
-            (HandOver::Retire, Some(world)) if world.stable.exists == 0 && world.restored => step(
-                Event::Retired,
-                match self.plan.lane {
-                    Lane::FirstDeploy => "serving".to_owned(),
-                    _ if self.state.proven() => "promoted, proven".to_owned(),
-                    _ => "promoted, unproven".to_owned(),
-                },
-            ),
+            (HandOver::Retire, Some(world))
+                if world.stable.exists == 0
+                    && world.restored
+                    && !self.meddled(world, &self.plan.stages[self.plan.bake()].split) =>
+            {
+                step(
+                    Event::Retired,
+                    match self.plan.lane {
+                        Lane::FirstDeploy => "serving".to_owned(),
+                        _ if self.state.proven() => "promoted, proven".to_owned(),
+                        _ => "promoted, unproven".to_owned(),
+                    },
+                )
+            }
             _ => self.stuck_after(TrafficOn::Canary, "the hand over"),
         }
     }
@@ -764,11 +788,17 @@ impl Case<'_> {
             (Return::Remove, Some(world)) if world.canary.exists == 0 => {
                 step(Event::CanaryRemoved, "the canary is gone")
             }
-            (Return::Restore, Some(world)) if world.restored => {
+            (Return::Restore, Some(world)) if world.restored && !self.meddled(world, &ALL_STABLE) => {
                 step(Event::Restored, "everything is as it was before the release")
             }
             _ => self.stuck_after(TrafficOn::Stable, "cleaning up"),
         }
+    }
+
+    /// Whether somebody else has changed the split since it was confirmed; the action puts it back first, so that a
+    /// release never ends with users where it says they are not.
+    fn meddled(&self, world: &World, split: &Split) -> bool {
+        world.route.split.as_ref().is_some_and(|seen| seen != split)
     }
 
     /// Says once that a step does not end by itself; the actions go on being tried.
