@@ -22,7 +22,7 @@ use super::store::SimStore;
 use super::world::{Behaviour, World};
 use crate::clock::ManualClock;
 use crate::controller::{Controller, Notice, Pass};
-use crate::engine::{Actor, Command, State};
+use crate::engine::{Actor, Command, Phase, State};
 use crate::judge::HistoryRecorder;
 use crate::plan::{Lane, Plan};
 use crate::store::{Pipeline, ReleaseKey, ReleaseRecord, Revision, Store as _};
@@ -136,7 +136,14 @@ pub fn run(case: &Case) -> Run {
     let clock = ManualClock::new(case.start);
     let first = case.plan.lane == Lane::FirstDeploy;
     let ground = Ground {
-        world: World::new(case.start, case.full, case.rps, case.stable.clone(), case.canary.clone(), first),
+        world: World::new(
+            case.start,
+            case.full,
+            case.rps,
+            case.stable.clone(),
+            case.canary.clone(),
+            first,
+        ),
         faults: case.faults.clone(),
         chance: Chance::new(case.seed, Stream::Faults),
         traffic: Chance::new(case.seed, Stream::Traffic),
@@ -163,7 +170,13 @@ pub fn run(case: &Case) -> Run {
         over_at: None,
     };
     driver.drive(quiet_from);
-    let Driver { shared, polls, over_at, processes, .. } = driver;
+    let Driver {
+        shared,
+        polls,
+        over_at,
+        processes,
+        ..
+    } = driver;
     drop(processes);
     let ground = on(&shared);
     Run {
@@ -184,7 +197,10 @@ fn new_record(case: &Case, first: bool) -> ReleaseRecord {
         workload: serde_json::Value::Null,
     };
     ReleaseRecord {
-        key: ReleaseKey { rollout: case.plan.rollout.clone(), number: 1 },
+        key: ReleaseKey {
+            rollout: case.plan.rollout.clone(),
+            number: 1,
+        },
         canary: revision("v2"),
         stable: (!first).then(|| revision("v1")),
         plan: case.plan.clone(),
@@ -209,7 +225,13 @@ impl Driver<'_> {
             let truth = ground.world.truth();
             ground.note(Seen::World(truth));
             let start = self.case.start;
-            let begun: Vec<_> = ground.faults.windows.iter().filter(|w| w.from <= start).map(|w| w.fault).collect();
+            let begun: Vec<_> = ground
+                .faults
+                .windows
+                .iter()
+                .filter(|w| w.from <= start)
+                .map(|w| w.fault)
+                .collect();
             for fault in begun {
                 ground.note(Seen::FaultBegan(fault));
             }
@@ -222,7 +244,11 @@ impl Driver<'_> {
                 on(&self.shared).note(Seen::Quiet);
             }
             self.happen(now);
-            if now >= end || self.over_at.is_some_and(|over| self.processes.is_empty() || over + AFTERMATH <= now) {
+            if now >= end
+                || self
+                    .over_at
+                    .is_some_and(|over| self.processes.is_empty() || over + AFTERMATH <= now)
+            {
                 return;
             }
             if self.starts.is_some_and(|at| at <= now) {
@@ -259,8 +285,13 @@ impl Driver<'_> {
         while let Some(edge) = ground.faults.next_edge(at).filter(|edge| *edge <= to) {
             ground.step_to(edge);
             at = edge;
-            let (began, ended): (Vec<_>, Vec<_>) =
-                ground.faults.windows.iter().filter(|w| w.from == edge || w.to == edge).cloned().partition(|w| w.from == edge);
+            let (began, ended): (Vec<_>, Vec<_>) = ground
+                .faults
+                .windows
+                .iter()
+                .filter(|w| w.from == edge || w.to == edge)
+                .cloned()
+                .partition(|w| w.from == edge);
             for window in ended {
                 ground.note(Seen::FaultEnded(window.fault));
             }
@@ -286,7 +317,11 @@ impl Driver<'_> {
         let now = on(&self.shared).now();
         let dying = on(&self.shared).active(Fault::Crashes) && self.schedule.happens(DEATH);
         if dying || self.case.dies_at_poll == Some(self.polls) {
-            let pause = if self.case.jitter { self.schedule.millis(50, 15_000) } else { SignedDuration::ZERO };
+            let pause = if self.case.jitter {
+                self.schedule.millis(50, 15_000)
+            } else {
+                SignedDuration::ZERO
+            };
             self.die(index, now + pause);
             return;
         }
@@ -307,7 +342,10 @@ impl Driver<'_> {
         let doing = match pass.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
             Poll::Pending => Some(Doing::Pass(pass)),
             Poll::Ready((controller, pass)) => {
-                on(&self.shared).note(Seen::PassEnded { epoch, pass: pass.clone() });
+                on(&self.shared).note(Seen::PassEnded {
+                    epoch,
+                    pass: pass.clone(),
+                });
                 match pass {
                     Pass::Again(at) => Some(Doing::Waiting(controller, at.max(now + LEAST_WAIT))),
                     Pass::Over(_) => {
@@ -363,7 +401,7 @@ impl Driver<'_> {
         self.starts = None;
         on(&self.shared).note(Seen::Runs { epoch });
         let clock = Arc::new(on(&self.shared).clock.clone());
-        let told = self.shared.clone();
+        let (told, mut said) = (self.shared.clone(), String::new());
         let controller = Controller::new(
             record,
             epoch,
@@ -372,18 +410,33 @@ impl Driver<'_> {
             SimSignals::new(self.shared.clone(), epoch, now),
             Arc::new(store.clone()),
             clock,
-            Box::new(move |notice| {
-                if let Notice::Trouble { message, .. } = notice {
-                    on(&told).note(Seen::Trouble { epoch, message });
+            Box::new(move |notice| match notice {
+                Notice::Trouble { message, .. } => on(&told).note(Seen::Trouble { epoch, message }),
+                Notice::Look {
+                    phase: Phase::Gated { .. } | Phase::Waiting,
+                    waiting_for,
+                    ..
+                } if waiting_for != said => {
+                    said.clone_from(&waiting_for);
+                    on(&told).note(Seen::Waits {
+                        epoch,
+                        what: waiting_for,
+                    });
                 }
+                Notice::Look { .. } | Notice::Entry { .. } => {}
             }),
         );
-        self.processes.push(Process { epoch, doing: Doing::Waiting(Box::new(controller), now) });
+        self.processes.push(Process {
+            epoch,
+            doing: Doing::Waiting(Box::new(controller), now),
+        });
     }
 
     fn happen(&mut self, now: Timestamp) {
         while self.happenings.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, happening)) = self.happenings.pop_front() else { return };
+            let Some((_, happening)) = self.happenings.pop_front() else {
+                return;
+            };
             match happening {
                 Happening::Ask { kind, by, reason } => self.ask(now, kind, by, reason),
                 Happening::Newer(name) => self.newer = Some(name),
@@ -415,7 +468,13 @@ impl Driver<'_> {
         {
             let mut ground = on(&self.shared);
             let id = ground.commands.len() as u64 + 1;
-            let command = Command { id, kind, by, reason, at: now };
+            let command = Command {
+                id,
+                kind,
+                by,
+                reason,
+                at: now,
+            };
             ground.commands.push(command.clone());
             ground.note(Seen::Asked(command));
         }
