@@ -130,6 +130,7 @@ fn the_same_seed_gives_the_same_run() {
 
 mod simulation {
     mod examples;
+    mod found;
     mod restarts;
     mod sabotage;
 }

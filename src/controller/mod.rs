@@ -234,6 +234,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         let facts = Facts {
             world,
             reading,
+            suspicion: self
+                .verdict
+                .as_ref()
+                .filter(|verdict| verdict.suspicious)
+                .map(|verdict| verdict.reason.clone()),
             commands,
             newer: self.newer.get(),
             deploy_window: self.deploy_window,
@@ -398,6 +403,17 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             return Ok(());
         }
         self.state = record.state;
+        for entry in record
+            .history
+            .iter()
+            .filter(|entry| entry.number >= ours && !done.contains(entry))
+        {
+            (self.notices)(Notice::Entry {
+                key: self.key.clone(),
+                entry: entry.clone(),
+                phase: self.state.phase.clone(),
+            });
+        }
         for mut entry in done {
             if record.history.contains(&entry) {
                 continue;

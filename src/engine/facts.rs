@@ -15,6 +15,10 @@ pub struct Facts {
     pub world: Option<World>,
     /// What the judge says about now; `None` where nothing is judged.
     pub reading: Option<Reading>,
+    /// What the judge holds against the canary so far, if that is enough to be suspicious; it outlives the moment at
+    /// which nothing can be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspicion: Option<String>,
     /// Commands that are not handled yet, oldest first.
     pub commands: Vec<Command>,
     /// A newer revision that wants to be released, by name.

@@ -40,6 +40,8 @@ pub enum Fault {
     RouterMute,
     /// The record can be neither read nor written.
     StoreDown,
+    /// The record can be read and not written.
+    StoreFull,
     /// The record is written, and the answer gets lost, now and then.
     StoreRepliesLost,
     /// The record refuses every second call.
@@ -58,7 +60,7 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::PlatformDown,
         Self::ObserveDown,
         Self::WritesRefused,
@@ -68,6 +70,7 @@ impl Fault {
         Self::StaleReads,
         Self::RouterMute,
         Self::StoreDown,
+        Self::StoreFull,
         Self::StoreRepliesLost,
         Self::StoreFlaky,
         Self::SourceDown,
@@ -76,14 +79,6 @@ impl Fault {
         Self::Incident,
         Self::Crashes,
     ];
-
-    /// Whether it keeps a controller from working on the platform or the record, so that bounds do not hold.
-    pub const fn hinders(self) -> bool {
-        !matches!(
-            self,
-            Self::SourceDown | Self::CanarySilent | Self::BothSilent | Self::Incident
-        )
-    }
 }
 
 /// A fault with its time.

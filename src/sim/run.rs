@@ -22,7 +22,7 @@ use super::store::SimStore;
 use super::world::{Behaviour, World};
 use crate::clock::ManualClock;
 use crate::controller::{Controller, Notice, Pass};
-use crate::engine::{Actor, Command, State};
+use crate::engine::{Actor, Command, Phase, State};
 use crate::judge::HistoryRecorder;
 use crate::plan::{Lane, Plan};
 use crate::store::{Pipeline, ReleaseKey, ReleaseRecord, Revision, Store as _};
@@ -225,7 +225,13 @@ impl Driver<'_> {
             let truth = ground.world.truth();
             ground.note(Seen::World(truth));
             let start = self.case.start;
-            let begun: Vec<_> = ground.faults.windows.iter().filter(|w| w.from <= start).map(|w| w.fault).collect();
+            let begun: Vec<_> = ground
+                .faults
+                .windows
+                .iter()
+                .filter(|w| w.from <= start)
+                .map(|w| w.fault)
+                .collect();
             for fault in begun {
                 ground.note(Seen::FaultBegan(fault));
             }
@@ -395,7 +401,7 @@ impl Driver<'_> {
         self.starts = None;
         on(&self.shared).note(Seen::Runs { epoch });
         let clock = Arc::new(on(&self.shared).clock.clone());
-        let told = self.shared.clone();
+        let (told, mut said) = (self.shared.clone(), String::new());
         let controller = Controller::new(
             record,
             epoch,
@@ -404,10 +410,20 @@ impl Driver<'_> {
             SimSignals::new(self.shared.clone(), epoch, now),
             Arc::new(store.clone()),
             clock,
-            Box::new(move |notice| {
-                if let Notice::Trouble { message, .. } = notice {
-                    on(&told).note(Seen::Trouble { epoch, message });
+            Box::new(move |notice| match notice {
+                Notice::Trouble { message, .. } => on(&told).note(Seen::Trouble { epoch, message }),
+                Notice::Look {
+                    phase: Phase::Gated { .. } | Phase::Waiting,
+                    waiting_for,
+                    ..
+                } if waiting_for != said => {
+                    said.clone_from(&waiting_for);
+                    on(&told).note(Seen::Waits {
+                        epoch,
+                        what: waiting_for,
+                    });
                 }
+                Notice::Look { .. } | Notice::Entry { .. } => {}
             }),
         );
         self.processes.push(Process {

@@ -100,6 +100,13 @@ pub enum Seen {
         /// What, in its words.
         message: String,
     },
+    /// A controller said what it waits for (at gates and windows only).
+    Waits {
+        /// Which.
+        epoch: u64,
+        /// What for, in its words.
+        what: String,
+    },
     /// A fault begins.
     FaultBegan(Fault),
     /// A fault ends.

@@ -28,11 +28,12 @@ impl SimStore {
 
     fn down(&self, ground: &mut Ground, call: Call, what: &'static str) -> Result<(), StoreError> {
         let flaky = ground.active(Fault::StoreFlaky) && ground.chance.happens(0.5);
-        if flaky || ground.active(Fault::StoreDown) {
+        let full = ground.active(Fault::StoreFull) && call == Call::Record;
+        if full || flaky || ground.active(Fault::StoreDown) {
             ground.failed(self.epoch, call);
             return Err(StoreError::Unavailable {
                 what,
-                why: "the disk is full".to_owned(),
+                why: if full { "the disk is full" } else { "it does not answer" }.to_owned(),
             });
         }
         Ok(())

@@ -1,8 +1,10 @@
 //! A run as an operator would read it: when, at which weight, what, and why.
 //!
 //! What Wade says stands as it stands on every other surface; what happens *to* it (a fault, a person, a death) is set
-//! off by a dot, because in production nobody would be told.
+//! off by a dot, because in production nobody would be told. In the column of weights `+20%` means that a header or
+//! cookie is matched besides, `~20%` that the canary gets copies only.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
@@ -54,39 +56,70 @@ pub fn timeline(run: &Run) -> Timeline {
     let start = run.case.start;
     let mut split = ALL_STABLE;
     let mut lines: Vec<Line> = Vec::new();
-    let mut trouble = String::new();
+    // Said once until something could be recorded again.
+    let mut trouble = BTreeSet::new();
     let mut began = false;
+    let mut splits: Vec<(Timestamp, Split)> = Vec::new();
     for moment in &run.moments {
         let mut line = |voice: Voice, text: String, split: &Split| {
-            lines.push(Line { at: moment.at.duration_since(start), split: split.clone(), voice, text });
+            lines.push(Line {
+                at: moment.at.duration_since(start),
+                split: split.clone(),
+                voice,
+                text,
+            });
         };
         match &moment.seen {
-            Seen::World(truth) => split = truth.split.clone(),
+            Seen::World(truth) => {
+                split = truth.split.clone();
+                splits.push((moment.at, split.clone()));
+            }
             Seen::Recorded { update, .. } => {
                 trouble.clear();
                 for entry in update.entries.iter().filter(|entry| tells(entry)) {
-                    line(Voice::Wade, entry.reason.clone(), &split);
+                    // A retreat is done before it can be recorded; it is told where it was done.
+                    let before = splits
+                        .iter()
+                        .rev()
+                        .find(|(at, _)| *at < entry.at)
+                        .map_or(&ALL_STABLE, |(_, split)| split);
+                    lines.push(Line {
+                        at: entry.at.duration_since(start),
+                        split: before.clone(),
+                        voice: Voice::Wade,
+                        text: entry.reason.clone(),
+                    });
                 }
             }
             Seen::Asked(command) => {
-                line(Voice::World, format!("{} asks: {}", command.by.user, command.kind), &split);
+                line(
+                    Voice::World,
+                    format!("{} asks: {}", command.by.user, command.kind),
+                    &split,
+                );
             }
             Seen::FaultBegan(fault) => line(Voice::World, format!("{fault:?} begins"), &split),
             Seen::FaultEnded(fault) => line(Voice::World, format!("{fault:?} ends"), &split),
             Seen::Died { .. } => line(Voice::World, "the controller is killed".to_owned(), &split),
             Seen::Started { .. } => {
                 if std::mem::replace(&mut began, true) {
-                    line(Voice::World, "another controller starts and reads the record".to_owned(), &split);
+                    line(
+                        Voice::World,
+                        "another controller starts and reads the record".to_owned(),
+                        &split,
+                    );
                 }
             }
-            // Said once until something works again.
-            Seen::Trouble { message, .. } if *message != trouble => {
-                trouble.clone_from(message);
-                line(Voice::Wade, format!("trouble: {message}"), &split);
+            Seen::Trouble { message, .. } => {
+                if trouble.insert(message.clone()) {
+                    line(Voice::Wade, format!("trouble: {message}"), &split);
+                }
             }
+            Seen::Waits { what, .. } => line(Voice::Wade, what.clone(), &split),
             _ => {}
         }
     }
+    lines.sort_by_key(|line| line.at);
     let last = run.record.history.last();
     let why = run.record.history.iter().rev().find_map(|entry| match &entry.event {
         Event::Retreated { reason, .. } => Some(reason.clone()),
@@ -98,7 +131,9 @@ pub fn timeline(run: &Run) -> Timeline {
         lines,
         end: match &outcome {
             None => "not over when the simulation was given up".to_owned(),
-            Some(Outcome::Promoted { proven: true }) => "proven: every judged stage ended with a passing verdict".to_owned(),
+            Some(Outcome::Promoted { proven: true }) => {
+                "proven: every judged stage ended with a passing verdict".to_owned()
+            }
             Some(Outcome::Promoted { proven: false }) => "unproven".to_owned(),
             Some(Outcome::FirstDeploy) => format!("{} serves", run.record.canary.version),
             Some(_) => why.unwrap_or_else(|| "back on stable".to_owned()),
@@ -134,7 +169,10 @@ fn title(run: &Run) -> String {
 
 /// Whether an entry is worth a line: the way back has four steps of which the router's word and the end matter.
 fn tells(entry: &Entry) -> bool {
-    !matches!(entry.event, Event::CanaryDrained | Event::CanaryRemoved | Event::StableDrained)
+    !matches!(
+        entry.event,
+        Event::CanaryDrained | Event::CanaryRemoved | Event::StableDrained
+    )
 }
 
 fn end_of(run: &Run, last: Option<&Entry>) -> Timestamp {
@@ -148,21 +186,48 @@ impl fmt::Display for Timeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.title)?;
         for line in &self.lines {
-            let split = line.split.to_string();
             let (mark, split) = match line.voice {
-                Voice::Wade => (' ', split.as_str()),
-                Voice::World => ('·', ""),
+                Voice::Wade => (' ', short(&line.split)),
+                Voice::World => ('·', String::new()),
             };
             writeln!(f, "{}  {split:>5} {mark} {}", clock(line.at), line.text)?;
         }
-        let label = self.outcome.as_ref().map_or("UNFINISHED".to_owned(), |outcome| outcome.label().to_uppercase());
+        let label = self
+            .outcome
+            .as_ref()
+            .map_or("UNFINISHED".to_owned(), |outcome| in_capitals(outcome.label()));
         writeln!(f, "{}  {label}  {}", clock(self.took), self.end)
     }
+}
+
+/// A split in a narrow column: the weight, marked where it is not the whole story.
+fn short(split: &Split) -> String {
+    match &split.matching {
+        Some(_) => format!("+{}", split.weight),
+        None if !split.mirror.is_zero() => format!("~{}", split.mirror),
+        None => split.weight.to_string(),
+    }
+}
+
+/// `RolledBack` as a headline: `ROLLED BACK`.
+fn in_capitals(label: &str) -> String {
+    let mut text = String::new();
+    for (index, letter) in label.char_indices() {
+        if index > 0 && letter.is_uppercase() {
+            text.push(' ');
+        }
+        text.extend(letter.to_uppercase());
+    }
+    text
 }
 
 /// Minutes and seconds, with hours where there are some.
 fn clock(since: SignedDuration) -> String {
     let secs = since.as_secs();
     let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{secs:02}")
+    } else {
+        format!("{minutes:02}:{secs:02}")
+    }
 }

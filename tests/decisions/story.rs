@@ -302,6 +302,7 @@ impl Story {
             restored: self.restored,
         };
         Facts {
+            suspicion: None,
             world: (!self.dark).then_some(world),
             reading: self.reading(),
             commands: self.commands.clone(),

@@ -190,6 +190,7 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
         _ => says(Call::Pass, false),
     };
     Facts {
+        suspicion: None,
         world: (!draw.dark).then_some(world),
         reading,
         commands: commands.to_vec(),

@@ -7,10 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Case, STUCK_AFTER, Step, back, counted, step, whole};
 use crate::engine::desired::{instances, split_now};
-use crate::engine::facts::{Presence, Reading, SmokeReport};
+use crate::engine::facts::{Presence, Reading, SmokeReport, World};
 use crate::engine::state::{Event, HandOver, Outcome, Phase, Proof, Return, TrafficOn};
 use crate::judge::Call;
-use crate::plan::{ALL_STABLE, Lane, Stage, StageKind};
+use crate::plan::{ALL_STABLE, Lane, Split, Stage, StageKind};
 use crate::spec::windows::WindowVerdict;
 use crate::spec::{Mode, OnUndecided, Outside};
 
@@ -128,6 +128,11 @@ impl Case<'_> {
         if self.state.vouched.is_some() || !split_now(self.plan, self.state).reaches_canary() {
             return Ok(());
         }
+        // What is known against the canary stays known while nothing can be measured, whatever the policy for that.
+        let suspicion = self.facts.suspicion.as_ref().filter(|_| self.plan.mode == Mode::Enforce);
+        if let Some(reason) = suspicion {
+            return Err(reason.clone());
+        }
         match self.facts.reading.as_ref() {
             Some(Reading::Verdict { verdict, .. }) if verdict.suspicious || verdict.call == Call::Fail => {
                 if self.plan.mode == Mode::Observe {
@@ -240,14 +245,20 @@ impl Case<'_> {
                     self.plan.drain_within
                 ),
             ),
-            (HandOver::Retire, Some(world)) if world.stable.exists == 0 && world.restored => step(
-                Event::Retired,
-                match self.plan.lane {
-                    Lane::FirstDeploy => "serving".to_owned(),
-                    _ if self.state.proven() => "promoted, proven".to_owned(),
-                    _ => "promoted, unproven".to_owned(),
-                },
-            ),
+            (HandOver::Retire, Some(world))
+                if world.stable.exists == 0
+                    && world.restored
+                    && !meddled(world, &self.plan.stages[self.plan.bake()].split) =>
+            {
+                step(
+                    Event::Retired,
+                    match self.plan.lane {
+                        Lane::FirstDeploy => "serving".to_owned(),
+                        _ if self.state.proven() => "promoted, proven".to_owned(),
+                        _ => "promoted, unproven".to_owned(),
+                    },
+                )
+            }
             _ => self.stuck_after(TrafficOn::Canary, "the hand over"),
         }
     }
@@ -281,7 +292,7 @@ impl Case<'_> {
             (Return::Remove, Some(world)) if world.canary.exists == 0 => {
                 step(Event::CanaryRemoved, "the canary is gone")
             }
-            (Return::Restore, Some(world)) if world.restored => {
+            (Return::Restore, Some(world)) if world.restored && !meddled(world, &ALL_STABLE) => {
                 step(Event::Restored, "everything is as it was before the release")
             }
             _ => self.stuck_after(TrafficOn::Stable, "cleaning up"),
@@ -301,4 +312,10 @@ impl Case<'_> {
 
 fn whole_second(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// Whether somebody else has changed the split since it was confirmed; the action puts it back first, so that a release
+/// never ends with users where it says they are not.
+fn meddled(world: &World, split: &Split) -> bool {
+    world.route.split.as_ref().is_some_and(|seen| seen != split)
 }

@@ -1,13 +1,17 @@
 //! An ended release leaves one revision, whole, with all traffic, and nothing of its own.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Checker, Name};
+use crate::engine::Event;
 use crate::plan::{ALL_STABLE, Lane, Split};
 use crate::sim::faults::Happening;
 use crate::sim::run::Run;
 use crate::sim::seen::{Seen, Truth};
 use crate::spec::Weight;
+
+/// How long before the end a change by somebody else may have gone unseen: a stale look and a pass.
+const UNSEEN: SignedDuration = SignedDuration::from_secs(4);
 
 /// After a rollback, abort or return the canary has 0 % and is gone, and stable is whole; after a promotion the other
 /// way round.
@@ -21,16 +25,21 @@ impl Checker for BackMeansBack {
 
     fn check(&self, run: &Run) -> Option<(Timestamp, String)> {
         let over = run.over_at?;
+        let began = run.record.history.iter().any(|entry| entry.event == Event::Admitted);
         let forward = run.record.state.outcome()?.is_forward();
         let first = run.case.plan.lane == Lane::FirstDeploy;
-        // What others do afterwards is not the release's.
+        // What others do afterwards, or in the moment of the last look, is not the release's; nor is anything if it
+        // never began.
         let meddled = run
             .case
             .faults
             .happenings
             .iter()
             .filter(|(_, one)| matches!(one, Happening::Meddle(_)));
-        let own_until = meddled.map(|(at, _)| *at).filter(|at| *at > over).min();
+        let own_until = meddled.map(|(at, _)| *at).filter(|at| *at > over - UNSEEN).min();
+        if !began || own_until.is_some_and(|until| until <= over) {
+            return None;
+        }
         let mut at_end = None;
         for moment in run
             .moments
