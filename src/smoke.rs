@@ -30,7 +30,6 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use crate::clock::stopwatch;
@@ -156,14 +155,12 @@ impl Run<'_> {
             SmokeTest::Http(_) | SmokeTest::Grpc(_) => AT_ONCE,
             SmokeTest::Command(_) => 1,
         };
-        // Boxed: the states of three protocols are large, and a handful of them are alive at once.
-        // Collected first, so that the whole run can be spawned: a closure inside the stream would tie its lifetimes.
-        let asked: Vec<BoxFuture<'_, Result<(), String>>> =
-            targets.iter().map(|target| self.on_target(test, target).boxed()).collect();
-        stream::iter(asked)
-            .buffered(at_once)
-            .try_collect()
-            .await
+        // Boxed: the states of three protocols are large, and a type by name keeps the whole future `Send`.
+        let questions: Vec<_> = targets
+            .iter()
+            .map(|target| self.on_target(test, target).boxed())
+            .collect();
+        stream::iter(questions).buffered(at_once).try_collect().await
     }
 
     /// All tries of one test on one instance.

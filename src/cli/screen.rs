@@ -92,7 +92,11 @@ impl Screen {
 
     /// Text as it is, ended by a line break if it has none.
     pub fn text(&self, text: &str) {
-        let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+        let end = if text.ends_with('\n') || text.is_empty() {
+            ""
+        } else {
+            "\n"
+        };
         self.write(&format!("{text}{end}"));
     }
 

@@ -49,7 +49,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         } else {
             screen.text(&services(&views));
         }
-        return if args.watch { watch(&client, &screen, views).await } else { Ok(Exit::Done) };
+        return if args.watch {
+            watch(&client, &screen, views).await
+        } else {
+            Ok(Exit::Done)
+        };
     };
     let view = answered(client.rollout(&name)).await?;
     if screen.is_json() {
@@ -80,7 +84,11 @@ async fn watch(client: &Client, screen: &Screen, seen: Vec<RolloutView>) -> Resu
                 for view in views {
                     let now = change(&view);
                     if told.insert(view.name.clone(), now.clone()).as_ref() != Some(&now) {
-                        if screen.is_json() { screen.json(&view) } else { screen.text(&now) }
+                        if screen.is_json() {
+                            screen.json(&view)
+                        } else {
+                            screen.text(&now)
+                        }
                     }
                 }
             }

@@ -17,7 +17,7 @@ fn answer(status: u16, body: &str) -> Answer {
 }
 
 /// What the report would say of an answer `200 {"ok": true, "n": 2}`.
-fn said(test: serde_json::Value) -> Option<String> {
+fn said(test: Value) -> Option<String> {
     let test = serde_json::from_value(test).unwrap();
     match fault(
         &test,

@@ -14,7 +14,10 @@ pub fn services(views: &[RolloutView]) -> String {
         return "no rollouts; put one file per service into the rollouts folder of `wade serve`\n".to_owned();
     }
     let rows: Vec<Vec<String>> = views.iter().map(service_row).collect();
-    table(&["ROLLOUT", "LISTEN", "SERVES", "READY", "RELEASE", "CANARY", "WHAT"], &rows)
+    table(
+        &["ROLLOUT", "LISTEN", "SERVES", "READY", "RELEASE", "CANARY", "WHAT"],
+        &rows,
+    )
 }
 
 fn service_row(view: &RolloutView) -> Vec<String> {
@@ -24,17 +27,28 @@ fn service_row(view: &RolloutView) -> Vec<String> {
         view.name.clone(),
         view.listen.clone().unwrap_or_else(none),
         view.stable.as_ref().map_or_else(none, |stable| stable.version.clone()),
-        view.stable.as_ref().map_or_else(none, |stable| format!("{}/{}", stable.ready, stable.wanted)),
+        view.stable
+            .as_ref()
+            .map_or_else(none, |stable| format!("{}/{}", stable.ready, stable.wanted)),
         release.map_or_else(none, |release| format!("{} {}", release.key.number, word(release))),
-        view.canary.as_ref().map_or_else(none, |canary| format!("{} at {}", canary.version, view.split)),
-        release.map_or_else(|| "nothing has been released yet".to_owned(), |release| release.summary.clone()),
+        view.canary
+            .as_ref()
+            .map_or_else(none, |canary| format!("{} at {}", canary.version, view.split)),
+        release.map_or_else(
+            || "nothing has been released yet".to_owned(),
+            |release| release.summary.clone(),
+        ),
     ]
 }
 
 /// One service with its revisions and instances.
 pub fn service(view: &RolloutView, zone: &TimeZone) -> String {
     let mut out = String::new();
-    let listen = view.listen.as_ref().map(|listen| format!(" on {listen}")).unwrap_or_default();
+    let listen = view
+        .listen
+        .as_ref()
+        .map(|listen| format!(" on {listen}"))
+        .unwrap_or_default();
     let _ = writeln!(out, "{}{listen}", view.name);
     match &view.stable {
         Some(stable) => revision(&mut out, "stable", stable),
@@ -45,10 +59,19 @@ pub fn service(view: &RolloutView, zone: &TimeZone) -> String {
         let _ = writeln!(out, "  split   canary {}", view.split);
     }
     if let Some(release) = &view.release {
-        let _ = writeln!(out, "  release {} of {}: {}", release.key.number, clean(&release.version), word(release));
+        let _ = writeln!(
+            out,
+            "  release {} of {}: {}",
+            release.key.number,
+            clean(&release.version),
+            word(release)
+        );
         let _ = writeln!(out, "          {}", clean(&release.summary).replace('\n', " "));
         let since = release.ended.unwrap_or(release.created);
-        let (verb, at) = (if release.ended.is_some() { "ended" } else { "asked for" }, moment(since, zone));
+        let (verb, at) = (
+            if release.ended.is_some() { "ended" } else { "asked for" },
+            moment(since, zone),
+        );
         let _ = writeln!(out, "          {verb} {at}, by {}", clean(&release.by));
     }
     for (id, reason) in &view.quarantined {
@@ -69,7 +92,8 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
         count(view.errors as f64)
     );
     for instance in &view.instances {
-        let known = |name: &str, value: Option<String>| value.map(|value| format!("  {name} {value}")).unwrap_or_default();
+        let known =
+            |name: &str, value: Option<String>| value.map(|value| format!("  {name} {value}")).unwrap_or_default();
         let restarts = (instance.restarts > 0).then(|| instance.restarts.to_string());
         let _ = writeln!(
             out,
@@ -79,7 +103,13 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
             known("pid", instance.pid.map(|pid| pid.to_string())),
             known("port", instance.port.map(|port| port.to_string())),
             known("restarts", restarts),
-            known("·", instance.diagnosis.as_deref().map(|words| clean(words).replace('\n', " "))),
+            known(
+                "·",
+                instance
+                    .diagnosis
+                    .as_deref()
+                    .map(|words| clean(words).replace('\n', " "))
+            ),
         );
     }
 }
@@ -87,7 +117,14 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
 /// What changed of a service, for `status -w` over all of them.
 pub fn change(view: &RolloutView) -> String {
     let row = service_row(view);
-    format!("{}   serves {}   release {}   canary {}   {}", row[0], row[2], row[4], row[5], clean(&row[6]).replace('\n', " "))
+    format!(
+        "{}   serves {}   release {}   canary {}   {}",
+        row[0],
+        row[2],
+        row[4],
+        row[5],
+        clean(&row[6]).replace('\n', " ")
+    )
 }
 
 /// Releases, newest first.
@@ -109,7 +146,19 @@ pub fn history(releases: &[ReleaseSummary], zone: &TimeZone) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = releases.iter().map(row).collect();
-    table(&["RELEASE", "VERSION", "FROM", "OUTCOME", "ASKED FOR", "TOOK", "BY", "WHY"], &rows)
+    table(
+        &[
+            "RELEASE",
+            "VERSION",
+            "FROM",
+            "OUTCOME",
+            "ASKED FOR",
+            "TOOK",
+            "BY",
+            "WHY",
+        ],
+        &rows,
+    )
 }
 
 /// How a release ended, or where it is.

@@ -183,3 +183,24 @@ async fn no_rate_sends_nothing() {
         assert_eq!((last.sent, last.skipped), (0, 0), "{rps}");
     }
 }
+
+/// What the demo asks of this machine: run with `--ignored --nocapture` under `time`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn six_hundred_requests_a_second_against_the_sample_service() {
+    let (free, address) = listen().await;
+    drop(free);
+    let options = crate::demo::sample::SampleOptions {
+        port: address.port(),
+        fail_percent: 2.0,
+        ..Default::default()
+    };
+    let service = tokio::spawn(crate::demo::sample::serve(options));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let load = Load::start(address, 600.0, 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let last = load.stop().await;
+    service.abort();
+    eprintln!("{last:#?}");
+    assert!(last.lost.is_empty() && last.skipped == 0);
+}

@@ -285,3 +285,77 @@ fn flags_are_read_as_they_are_documented() {
         );
     }
 }
+
+/// Not a test: what the tests below start as a process of its own, through this very binary.
+#[tokio::test]
+#[ignore = "started by other tests as a process"]
+async fn child() {
+    let Ok(port) = std::env::var("WADE_TEST_SAMPLE_PORT") else {
+        return;
+    };
+    let options = SampleOptions {
+        port: port.parse().unwrap(),
+        with_parent: true,
+        ..SampleOptions::default()
+    };
+    serve(options).await.unwrap();
+}
+
+/// The arguments that make this binary run [`child`].
+const CHILD: &str = "--exact demo::sample::tests::child --ignored --quiet";
+
+/// A port that was free a moment ago.
+async fn free_port() -> u16 {
+    bind(0).await.unwrap().local_addr().unwrap().port()
+}
+
+async fn until_listening(port: u16, wanted: bool) {
+    tokio::time::timeout(Duration::from_secs(20), async {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok() != wanted {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("listening is {wanted} in time"));
+}
+
+fn command(program: &std::path::Path, port: u16) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(program);
+    command
+        .env("WADE_TEST_SAMPLE_PORT", port.to_string())
+        .stdout(std::process::Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn sigterm_answers_what_is_in_flight_and_ends_with_0() {
+    let port = free_port().await;
+    let mut process = command(&std::env::current_exe().unwrap(), port)
+        .args(CHILD.split(' '))
+        .spawn()
+        .unwrap();
+    until_listening(port, true).await;
+    let mut idle = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let mut in_flight = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    send(&mut in_flight, "/pay").await;
+    send(&mut idle, "/healthz").await;
+    receive(&mut idle).await;
+    let id = Pid::from_raw(process.id().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(receive(&mut in_flight).await.0, 200);
+    assert_eq!(process.wait().await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn with_parent_it_ends_when_its_parent_is_killed() {
+    let port = free_port().await;
+    let script = format!("'{}' {CHILD} & wait", std::env::current_exe().unwrap().display());
+    let mut shell = command(std::path::Path::new("/bin/sh"), port)
+        .args(["-c", &script])
+        .spawn()
+        .unwrap();
+    until_listening(port, true).await;
+    shell.kill().await.unwrap();
+    until_listening(port, false).await;
+}
