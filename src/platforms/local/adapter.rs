@@ -53,13 +53,19 @@ impl LocalPlatform {
         if !matches!(*smoke, Smoke::NotStarted) {
             return;
         }
-        *smoke = Smoke::Running;
         let targets: Vec<SmokeTarget> = self
             .service
             .ready_instances(&self.canary.id)
             .into_iter()
             .map(|(name, address)| SmokeTarget { name, address })
             .collect();
+        // They were all ready once, or nobody would ask. After a restart of the daemon that has to be seen again:
+        // testing nobody would reject a version that nothing is known against.
+        let wanted = self.service.sides().canary.map_or(1, |canary| canary.wanted);
+        if (targets.len() as u64) < u64::from(wanted) {
+            return;
+        }
+        *smoke = Smoke::Running;
         let (plan, client, shared) = (self.smoke_plan.clone(), self.client.clone(), Arc::clone(&self.smoke));
         let wake = Arc::clone(&self.service.wake);
         tokio::spawn(async move {
