@@ -168,6 +168,7 @@ impl Daemon {
             .map_err(|error| Problem { kind: ProblemKind::Unavailable, message: format!("{name}: {error}") })?;
         let running = self.store.running(name).map_err(unavailable)?;
         self.restore(&service, running.as_ref())?;
+        service.begin();
         let managed = Arc::new(Managed {
             service,
             jobs: Notify::new(),
