@@ -1,4 +1,46 @@
-//! Wade: progressive rollout with automatic rollback. (The map follows.)
+//! Wade ships a new version of a running service step by step and takes it back by itself if it is worse.
+//!
+//! This is the map. A release goes through the modules like this:
+//!
+//! ```text
+//!   rollout.yaml ──► spec ──► plan ─────────────┐           what is asked, made complete; recorded with the release
+//!                  (read,   (flat list          │
+//!                  strict)   of stages)         ▼
+//!   people ──commands──────────────────────► engine ──► next state, history entries, desired states, wake time
+//!   processes, proxy ──► platforms ─World──►  decide(plan, state, facts, now)
+//!   counters ─► signals ─► judge ──verdict─►    ▲  │
+//!                                               │  ▼
+//!                      controller:  observe → measure → judge → decide → record → act → wait
+//!                                                                          │       │
+//!                                                                        store   platforms
+//! ```
+//!
+//! # The inner ring: plain synchronous functions over values
+//! No runtime, no network, no clock, no chance; ordered maps wherever order shows. In reading order:
+//!
+//! * [`spec`]: the Rollout as a user writes it; read strictly, every fault at once with its line.
+//! * [`plan`]: from a Rollout to a flat list of stages, everything defaulted and nothing implied.
+//! * [`engine`]: the one function that moves a release, the table of legal moves, and what should hold in each state.
+//! * [`judge`]: increments of counters in, a verdict with its evidence out.
+//!
+//! # The outer ring: adapters that touch the world
+//! Imports point inwards only.
+//!
+//! * [`signals`]: where the judge's increments come from (the proxy, the processes' `/metrics`, Prometheus).
+//! * [`platforms`]: what carries revisions; today one server with real processes behind Wade's own proxy.
+//! * [`smoke`]: the questions a new revision answers before it meets a user.
+//! * [`store`]: the record, written before anything is done; SQLite.
+//! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.
+//! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
+//! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
+//!
+//! # Around them
+//! * [`clock`]: the one place that asks the machine for the time.
+//! * [`sim`]: the unchanged controller in virtual time, in a world where everything that can go wrong does.
+//! * [`demo`]: a service worth deploying, people who use it, and the story told by `wade demo`.
+//!
+//! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
+
 pub mod cli;
 pub mod clock;
 pub mod controller;
@@ -13,3 +55,6 @@ pub mod sim;
 pub mod smoke;
 pub mod spec;
 pub mod store;
+
+#[cfg(test)]
+mod docs_test;

@@ -13,7 +13,10 @@ const SEEDS: u64 = 2000;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a whole number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable}={text} is not a whole number")),
+    )
 }
 
 fn judged(seed: u64) -> (Run, Vec<Breach>) {
@@ -33,7 +36,11 @@ fn no_seed_breaks_a_rule() {
             let mut faults = Vec::new();
             for seed in (from..from + seeds).filter(|seed| seed % 2 == half) {
                 let (run, breaches) = judged(seed);
-                let outcome = run.record.state.outcome().map_or("none".to_owned(), |outcome| format!("{outcome:?}"));
+                let outcome = run
+                    .record
+                    .state
+                    .outcome()
+                    .map_or("none".to_owned(), |outcome| format!("{outcome:?}"));
                 *outcomes.entry(outcome).or_default() += 1;
                 faults.extend(breaches.into_iter().map(|breach| (seed, breach)));
             }
@@ -51,7 +58,10 @@ fn no_seed_breaks_a_rule() {
         broken += faults.len();
         for (seed, breach) in faults.iter().take(10) {
             let _ = writeln!(report, "seed {seed}: {breach}");
-            let _ = writeln!(report, "  WADE_SIM_SEED={seed} cargo test --test simulation replay -- --nocapture");
+            let _ = writeln!(
+                report,
+                "  WADE_SIM_SEED={seed} cargo test --test simulation replay -- --nocapture"
+            );
         }
     }
     println!("{seeds} releases in {:.1} s: {all:?}", watch.elapsed().as_secs_f64());
@@ -74,20 +84,39 @@ fn told(run: &Run) -> String {
     let mut last = String::new();
     for moment in &run.moments {
         let line = match &moment.seen {
-            Seen::Measured { condition: wade::signals::Condition::Measured, .. } | Seen::PassEnded { .. } | Seen::PassBegan { .. } => continue,
+            Seen::Measured {
+                condition: wade::signals::Condition::Measured,
+                ..
+            }
+            | Seen::PassEnded { .. }
+            | Seen::PassBegan { .. } => continue,
             Seen::Recorded { update, .. } if update.entries.is_empty() => continue,
-            Seen::Recorded { epoch, update } => update.entries.iter().fold(format!("recorded by {epoch}"), |mut all, e| {
-                let _ = write!(all, "\n             {} {:?}: {}", e.number, e.event, e.reason);
-                all
-            }),
+            Seen::Recorded { epoch, update } => {
+                update
+                    .entries
+                    .iter()
+                    .fold(format!("recorded by {epoch}"), |mut all, e| {
+                        let _ = write!(all, "\n             {} {:?}: {}", e.number, e.event, e.reason);
+                        all
+                    })
+            }
             other => format!("{other:?}"),
         };
         if line != last {
-            let _ = writeln!(text, "{:>9.3} {line}", moment.at.duration_since(run.case.start).as_secs_f64());
+            let _ = writeln!(
+                text,
+                "{:>9.3} {line}",
+                moment.at.duration_since(run.case.start).as_secs_f64()
+            );
         }
         last = line;
     }
-    let _ = writeln!(text, "outcome {:?}, over at {:?}", run.record.state.outcome(), run.over_at);
+    let _ = writeln!(
+        text,
+        "outcome {:?}, over at {:?}",
+        run.record.state.outcome(),
+        run.over_at
+    );
     text
 }
 
@@ -97,4 +126,10 @@ fn the_same_seed_gives_the_same_run() {
         let again = || run(&generate::case(seed)).fingerprint();
         assert_eq!(again(), again(), "seed {seed}");
     }
+}
+
+mod simulation {
+    mod examples;
+    mod restarts;
+    mod sabotage;
 }

@@ -2,7 +2,7 @@
 
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
-use super::follow::{FollowArgs, OnInterrupt, follow};
+use super::follow::{Codes, FollowArgs, OnInterrupt, follow};
 use super::screen::{OutputArg, Screen};
 use crate::daemon::api::{Acknowledged, CommandRequest};
 use crate::daemon::client::Client;
@@ -138,7 +138,7 @@ pub(super) async fn back(
     let from = retreat.map_or(record.state.next_entry, |entry| entry.number + 1);
     screen = screen.with_live();
     let args = FollowArgs { on_interrupt: OnInterrupt::Detach, ..FollowArgs::default() };
-    let end = follow(client, &answer.release, from, args, false, &mut screen).await?;
+    let end = follow(client, &answer.release, from, args, Codes::Hidden, &mut screen).await?;
     Ok(match end.exit(false) {
         // Asked for and done; whichever reason came first, users are on stable.
         Exit::Aborted | Exit::RolledBack | Exit::Rejected | Exit::Superseded | Exit::NoVerdict => Exit::Done,

@@ -22,7 +22,13 @@ pub struct Connection {
     #[arg(long, env = "WADE_SOCKET", value_name = "PATH", default_value = DEFAULT_SOCKET, hide_env_values = true)]
     pub socket: PathBuf,
     /// The daemon's HTTP address instead, like http://127.0.0.1:7711
-    #[arg(long, env = "WADE_URL", value_name = "URL", requires = "token_file", hide_env_values = true)]
+    #[arg(
+        long,
+        env = "WADE_URL",
+        value_name = "URL",
+        requires = "token_file",
+        hide_env_values = true
+    )]
     pub url: Option<String>,
     /// A file with the token for --url
     #[arg(long, env = "WADE_TOKEN_FILE", value_name = "PATH", hide_env_values = true)]

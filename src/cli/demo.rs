@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::exit::{Exit, Failure};
 use super::screen::OutputArg;
 
-/// See a release work: a good version, a bad one, real processes and real requests, no setup
+/// See releases work, a good one and a bad one, without any setup
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
 use super::files::text;
-use super::follow::{FollowArgs, follow};
+use super::follow::{Codes, FollowArgs, follow};
 use super::pipeline::{deploy_window, environment, pipeline};
 use super::render::status::head;
-use super::render::{Line, Tone};
 use super::screen::{OutputArg, Screen};
-use crate::daemon::api::{ReleaseRequest, ReleaseTarget, Started};
+use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::spec::read_rollout;
 use crate::spec::vars::VERSION;
@@ -101,35 +100,23 @@ pub(super) async fn begin(
     if screen.is_json() {
         screen.json(&started);
     } else {
-        show(name, &started, &screen);
+        screen.text(&head(name, &started));
     }
     let Some(key) = &started.release else { return Ok(Exit::Done) };
     if args.detach {
         if !screen.is_json() {
-            screen.line(&Line::aside(Tone::Plain, "follow", format!("wade status -w {name}")));
+            screen.text(&format!("follow   wade status -w {name}"));
         }
         return Ok(Exit::Done);
     }
     screen = screen.with_live();
-    let end = follow(client, key, 1, args, request.require_proof, &mut screen).await?;
+    let end = follow(client, key, 1, args, Codes::Shown { require_proof: request.require_proof }, &mut screen).await?;
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;
         releases.iter().filter(|release| release.key == *key).for_each(|release| screen.json(release));
     }
     Ok(end.exit(request.require_proof))
-}
-
-fn show(name: &str, started: &Started, screen: &Screen) {
-    let number = started.release.as_ref().map(|key| key.number);
-    screen.line(&head(name, number, started.stable.as_deref(), &started.canary));
-    for (index, found) in started.found.iter().enumerate() {
-        screen.line(&Line::aside(Tone::Plain, if index == 0 { "found" } else { "" }, found.as_str()));
-    }
-    if started.release.is_some() {
-        screen.line(&Line::aside(Tone::Plain, "plan", started.plan.as_str()));
-        screen.line(&Line::aside(Tone::Plain, "go back", format!("wade abort {name}")));
-    }
 }
 
 /// The rollout's name, from the word or the file; both must agree.

@@ -66,12 +66,22 @@ pub struct Failure {
 impl Failure {
     /// What was asked for makes no sense: exit 2.
     pub fn usage(message: impl Into<String>) -> Self {
-        Problem { kind: ProblemKind::Invalid, message: message.into() }.into()
+        Problem {
+            kind: ProblemKind::Invalid,
+            message: message.into(),
+        }
+        .into()
     }
 
     /// Something outside of Wade failed (a file cannot be written): exit 1.
     pub fn other(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Other, problem: Problem { kind: ProblemKind::Unavailable, message: message.into() } }
+        Self {
+            exit: Exit::Other,
+            problem: Problem {
+                kind: ProblemKind::Unavailable,
+                message: message.into(),
+            },
+        }
     }
 }
 

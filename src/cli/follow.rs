@@ -46,8 +46,8 @@ pub struct FollowArgs {
     /// Return once the release is under way, without following it
     #[arg(long)]
     pub detach: bool,
-    /// What Ctrl-C and SIGTERM do: leave the release to the daemon, or go back to stable
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT")]
+    /// What Ctrl-C and SIGTERM do: detach leaves the release to the daemon, abort goes back to stable
+    #[arg(long, value_enum, default_value_t, value_name = "WHAT", hide_possible_values = true)]
     pub on_interrupt: OnInterrupt,
     /// How long to wait whenever a person or a window has to say yes, like 30m; then exit 6, the release goes on
     #[arg(long, value_name = "TIME")]
@@ -79,6 +79,18 @@ impl End {
     }
 }
 
+/// Whether the last line of a release names the exit code that the verb will end with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codes {
+    /// The verb ends as the release does.
+    Shown {
+        /// Without proof it ends with another code.
+        require_proof: bool,
+    },
+    /// The verb only watches.
+    Hidden,
+}
+
 /// Follows the release `key` from entry `from` (1 is the first) to its end.
 ///
 /// # Errors
@@ -88,20 +100,28 @@ pub async fn follow(
     key: &ReleaseKey,
     from: u64,
     args: FollowArgs,
-    require_proof: bool,
+    codes: Codes,
     screen: &mut Screen,
 ) -> Result<End, Failure> {
     let record = answered(client.record(key)).await?;
-    let exit: fn(&Outcome) -> u8 =
-        if require_proof { |outcome| Exit::of(outcome, true) as u8 } else { |outcome| Exit::of(outcome, false) as u8 };
+    let mut timeline = Timeline::new(Context::of(&record));
+    if let Codes::Shown { require_proof } = codes {
+        timeline = timeline.with_exit(if require_proof {
+            |outcome| Exit::of(outcome, true) as u8
+        } else {
+            |outcome| Exit::of(outcome, false) as u8
+        });
+    }
+    for entry in record.history.iter().filter(|entry| entry.number < from) {
+        timeline.entry(entry);
+    }
     let mut follower = Follower {
         client,
         key,
-        timeline: Timeline::new(Context::of(&record)).with_exit(exit),
+        timeline,
         next: from,
         told: None,
         trouble: String::new(),
-        paused: record.state.paused.is_some(),
         waiting: None,
         args,
         screen,
@@ -121,7 +141,6 @@ struct Follower<'a> {
     told: Option<Timestamp>,
     /// The last trouble, so that one that repeats is told once.
     trouble: String,
-    paused: bool,
     /// Runs out when a person has been waited for long enough.
     waiting: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
     args: FollowArgs,
@@ -130,7 +149,7 @@ struct Follower<'a> {
 
 /// What woke the follower.
 enum Woken {
-    Heard(Result<Option<Notice>, Problem>),
+    Heard(Result<Option<Box<Notice>>, Problem>),
     Interrupted,
     WaitedLongEnough,
 }
@@ -142,7 +161,7 @@ impl Follower<'_> {
         let mut events = self.client.events(self.key, self.next).await?;
         loop {
             let woken = tokio::select! {
-                heard = events.next() => Woken::Heard(heard),
+                heard = events.next() => Woken::Heard(heard.map(|notice| notice.map(Box::new))),
                 () = interrupts.next() => Woken::Interrupted,
                 () = runs_out(&mut self.waiting) => Woken::WaitedLongEnough,
             };
@@ -182,31 +201,22 @@ impl Follower<'_> {
             Notice::Entry { .. } | Notice::Look { .. } => {}
         }
         self.tell(notice);
-        match notice {
-            Notice::Entry { entry, phase, .. } => {
-                self.next = entry.number + 1;
-                match &entry.event {
-                    Event::Paused { .. } => self.paused = true,
-                    Event::Resumed { .. } | Event::Promoted { .. } | Event::Retreated { .. } => self.paused = false,
-                    Event::GotStuck { traffic_on } => return Some(End::Stuck(*traffic_on)),
-                    _ => {}
-                }
-                self.mind_waiting(phase);
-                match phase {
-                    Phase::Done(outcome) => Some(End::Over(outcome.clone())),
-                    _ => None,
-                }
-            }
-            Notice::Look { phase, .. } => {
-                self.mind_waiting(phase);
-                None
-            }
-            Notice::Trouble { .. } => None,
+        let Notice::Entry { entry, .. } = notice else {
+            self.mind_waiting();
+            return None;
+        };
+        self.next = entry.number + 1;
+        self.mind_waiting();
+        if let Event::GotStuck { traffic_on } = &entry.event {
+            return Some(End::Stuck(*traffic_on));
         }
+        self.timeline.state().outcome().cloned().map(End::Over)
     }
 
     fn tell(&mut self, notice: &Notice) {
         if self.screen.is_json() {
+            // Told or not, the timeline has to know where the release is.
+            self.timeline.notice(notice);
             self.screen.json(notice);
             return;
         }
@@ -237,8 +247,9 @@ impl Follower<'_> {
     }
 
     /// Starts or stops the clock of `--wait`: it runs while a person or a window has to say yes.
-    fn mind_waiting(&mut self, phase: &Phase) {
-        let waits = self.paused || matches!(phase, Phase::Gated { .. } | Phase::Waiting);
+    fn mind_waiting(&mut self) {
+        let state = self.timeline.state();
+        let waits = state.paused.is_some() || matches!(state.phase, Phase::Gated { .. } | Phase::Waiting);
         match (waits, &self.waiting, self.args.wait) {
             (false, _, _) => self.waiting = None,
             (true, None, Some(limit)) => self.waiting = Some(Box::pin(tokio::time::sleep(limit.0))),

@@ -33,8 +33,8 @@ Exit codes of deploy, rollback and retry:
 pub fn command() -> Command {
     let command = Cli::command();
     let groups = groups(&command);
-    command.after_help(format!("{groups}\n{EXIT_CODES}\n\n`wade VERB --help` shows options and examples.")).help_template(
-        "{name} {version}: {about}\n\n{usage-heading} {usage}\n\n{after-help}\n\nOptions:\n{options}",
+    command.after_help(format!("{groups}{EXIT_CODES}\n\n`wade VERB --help` shows options and examples.")).help_template(
+        "{name} {version}: {about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}",
     )
 }
 
@@ -66,7 +66,7 @@ fn groups(command: &Command) -> String {
         let _ = writeln!(out, "{title}:");
         for verb in verbs {
             let about = command.find_subcommand(verb).and_then(Command::get_about).map(ToString::to_string);
-            let _ = writeln!(out, "  {verb:<12}{}", about.unwrap_or_default());
+            let _ = writeln!(out, "  {verb:<13}{}", about.unwrap_or_default());
         }
         out.push('\n');
     }

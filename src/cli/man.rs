@@ -21,6 +21,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let failed = |error: std::io::Error| Failure::other(format!("{dir}: {error}; name a folder that you may write to"));
     std::fs::create_dir_all(&args.dir).map_err(failed)?;
     clap_mangen::generate_to(super::help::command(), &args.dir).map_err(failed)?;
-    Screen::new(Format::Text).text(&format!("manual pages are in {dir}; `man -l {dir}/wade.1` shows the first"));
+    Screen::new(Format::Text).text(&format!(
+        "manual pages are in {dir}; `man -l {dir}/wade.1` shows the first"
+    ));
     Ok(Exit::Done)
 }

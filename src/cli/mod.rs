@@ -141,7 +141,12 @@ impl Verb {
 fn remote(format: Format, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return end(format, Err(Failure::other(format!("no runtime could be started: {error}")))),
+        Err(error) => {
+            return end(
+                format,
+                Err(Failure::other(format!("no runtime could be started: {error}"))),
+            );
+        }
     };
     end(format, runtime.block_on(verb))
 }

@@ -16,10 +16,18 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
         }
     } else if on("GITHUB_ACTIONS") {
         let page = || {
-            let (server, repository, run) = (get("GITHUB_SERVER_URL")?, get("GITHUB_REPOSITORY")?, get("GITHUB_RUN_ID")?);
+            let (server, repository, run) = (
+                get("GITHUB_SERVER_URL")?,
+                get("GITHUB_REPOSITORY")?,
+                get("GITHUB_RUN_ID")?,
+            );
             Some(format!("{server}/{repository}/actions/runs/{run}"))
         };
-        Pipeline { commit: get("GITHUB_SHA"), author: get("GITHUB_ACTOR"), url: page() }
+        Pipeline {
+            commit: get("GITHUB_SHA"),
+            author: get("GITHUB_ACTOR"),
+            url: page(),
+        }
     } else if on("JENKINS_URL") {
         Pipeline {
             commit: get("GIT_COMMIT"),
@@ -33,7 +41,11 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
             url: get("DRONE_BUILD_LINK"),
         }
     } else if on("CIRCLECI") {
-        Pipeline { commit: get("CIRCLE_SHA1"), author: get("CIRCLE_USERNAME"), url: get("CIRCLE_BUILD_URL") }
+        Pipeline {
+            commit: get("CIRCLE_SHA1"),
+            author: get("CIRCLE_USERNAME"),
+            url: get("CIRCLE_BUILD_URL"),
+        }
     } else {
         Pipeline::default()
     }
@@ -64,23 +76,56 @@ mod tests {
     use super::*;
 
     fn of(variables: &[(&str, &str)]) -> Pipeline {
-        pipeline(|name| variables.iter().find(|(own, _)| *own == name).map(|(_, value)| (*value).to_owned()))
+        pipeline(|name| {
+            variables
+                .iter()
+                .find(|(own, _)| *own == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
     }
 
     fn known(commit: &str, author: &str, url: &str) -> Pipeline {
-        Pipeline { commit: Some(commit.to_owned()), author: Some(author.to_owned()), url: Some(url.to_owned()) }
+        Pipeline {
+            commit: Some(commit.to_owned()),
+            author: Some(author.to_owned()),
+            url: Some(url.to_owned()),
+        }
     }
 
     #[test]
     fn each_ci_says_where_a_release_comes_from() {
         let cases = [
-            [("GITLAB_CI", "true"), ("CI_COMMIT_SHA", "3fa9"), ("CI_COMMIT_AUTHOR", "Ann <a@x>"), ("CI_PIPELINE_URL", "https://gl/1")],
-            [("JENKINS_URL", "https://j"), ("GIT_COMMIT", "3fa9"), ("GIT_AUTHOR_NAME", "Ann <a@x>"), ("BUILD_URL", "https://gl/1")],
-            [("DRONE", "true"), ("DRONE_COMMIT_SHA", "3fa9"), ("DRONE_COMMIT_AUTHOR", "Ann <a@x>"), ("DRONE_BUILD_LINK", "https://gl/1")],
-            [("CIRCLECI", "true"), ("CIRCLE_SHA1", "3fa9"), ("CIRCLE_USERNAME", "Ann <a@x>"), ("CIRCLE_BUILD_URL", "https://gl/1")],
+            [
+                ("GITLAB_CI", "true"),
+                ("CI_COMMIT_SHA", "3fa9"),
+                ("CI_COMMIT_AUTHOR", "Ann <a@x>"),
+                ("CI_PIPELINE_URL", "https://gl/1"),
+            ],
+            [
+                ("JENKINS_URL", "https://j"),
+                ("GIT_COMMIT", "3fa9"),
+                ("GIT_AUTHOR_NAME", "Ann <a@x>"),
+                ("BUILD_URL", "https://gl/1"),
+            ],
+            [
+                ("DRONE", "true"),
+                ("DRONE_COMMIT_SHA", "3fa9"),
+                ("DRONE_COMMIT_AUTHOR", "Ann <a@x>"),
+                ("DRONE_BUILD_LINK", "https://gl/1"),
+            ],
+            [
+                ("CIRCLECI", "true"),
+                ("CIRCLE_SHA1", "3fa9"),
+                ("CIRCLE_USERNAME", "Ann <a@x>"),
+                ("CIRCLE_BUILD_URL", "https://gl/1"),
+            ],
         ];
         for variables in cases {
-            assert_eq!(of(&variables), known("3fa9", "Ann <a@x>", "https://gl/1"), "{variables:?}");
+            assert_eq!(
+                of(&variables),
+                known("3fa9", "Ann <a@x>", "https://gl/1"),
+                "{variables:?}"
+            );
         }
         let github = [
             ("GITHUB_ACTIONS", "true"),
@@ -90,18 +135,25 @@ mod tests {
             ("GITHUB_REPOSITORY", "shop/checkout"),
             ("GITHUB_RUN_ID", "7"),
         ];
-        assert_eq!(of(&github), known("3fa9", "ann", "https://github.com/shop/checkout/actions/runs/7"));
+        assert_eq!(
+            of(&github),
+            known("3fa9", "ann", "https://github.com/shop/checkout/actions/runs/7")
+        );
     }
 
     #[test]
     fn by_hand_nothing_is_claimed_and_empty_is_nothing() {
         assert_eq!(of(&[("GIT_COMMIT", "3fa9")]), Pipeline::default());
-        assert_eq!(of(&[("GITLAB_CI", "true"), ("CI_COMMIT_SHA", " ")]), Pipeline::default());
+        assert_eq!(
+            of(&[("GITLAB_CI", "true"), ("CI_COMMIT_SHA", " ")]),
+            Pipeline::default()
+        );
     }
 
     #[test]
     fn a_deploy_window_is_true_false_or_unset_and_nothing_else() {
-        let window = |value: Option<&str>| deploy_window(|_| value.map(str::to_owned)).map_err(|failure| failure.exit as u8);
+        let window =
+            |value: Option<&str>| deploy_window(|_| value.map(str::to_owned)).map_err(|failure| failure.exit as u8);
         assert_eq!(window(None), Ok(None));
         assert_eq!(window(Some("true")), Ok(Some(true)));
         assert_eq!(window(Some("false")), Ok(Some(false)));

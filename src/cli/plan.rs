@@ -46,11 +46,17 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     let lane = if args.first_deploy {
         Lane::FirstDeploy
     } else if args.emergency {
-        Lane::Emergency { reason: "as asked for with --emergency".to_owned() }
+        Lane::Emergency {
+            reason: "as asked for with --emergency".to_owned(),
+        }
     } else {
         Lane::Normal
     };
-    let around = Circumstances { lane, stable_unfit: None, requests_per_second: args.rps };
+    let around = Circumstances {
+        lane,
+        stable_unfit: None,
+        requests_per_second: args.rps,
+    };
     let (rollout, resolved) = (&read.rollout, &read.resolved);
     let plan = lower(
         &rollout.metadata.name,
@@ -65,10 +71,14 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         screen.json(&plan);
         return Ok(Exit::Done);
     }
-    let outlook =
-        args.rps.map(|requests_per_second| Outlook { requests_per_second, error_rate: args.error_rate.fraction() });
+    let outlook = args.rps.map(|requests_per_second| Outlook {
+        requests_per_second,
+        error_rate: args.error_rate.fraction(),
+    });
     screen.text(&render(&plan, outlook));
-    notes(rollout).iter().for_each(|note| screen.text(&format!("  note     {note}")));
+    notes(rollout)
+        .iter()
+        .for_each(|note| screen.text(&format!("  note     {note}")));
     Ok(Exit::Done)
 }
 

@@ -10,7 +10,7 @@ use super::screen::{OutputArg, Screen};
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget, RolloutView};
 use crate::engine::CommandKind;
 
-/// Try again: what is stuck in the release that runs, or the revision that failed last
+/// Try again what is stuck, or the revision that failed last
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

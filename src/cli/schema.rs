@@ -3,7 +3,7 @@
 use super::exit::{Exit, Failure};
 use super::screen::{Format, Screen};
 
-/// Print the JSON Schema of Wade's files, for completion and checks in an editor
+/// Print the JSON Schema of Wade's files, for editors
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

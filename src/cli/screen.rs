@@ -25,8 +25,8 @@ pub enum Format {
 /// `--output`.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArg {
-    /// How results are written; `json` is one object a line, as the API has them
-    #[arg(long, short = 'o', value_enum, default_value_t, value_name = "FORMAT")]
+    /// How results are written: text, or json with one object a line as the API has them
+    #[arg(long, short = 'o', value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
     pub output: Format,
 }
 
@@ -92,7 +92,11 @@ impl Screen {
 
     /// Text as it is, ended by a line break if it has none.
     pub fn text(&self, text: &str) {
-        let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+        let end = if text.ends_with('\n') || text.is_empty() {
+            ""
+        } else {
+            "\n"
+        };
         self.write(&format!("{text}{end}"));
     }
 

@@ -31,7 +31,7 @@ const API_GRACE: Duration = Duration::from_secs(1);
 /// How long background work may take to end when the process does.
 const END_GRACE: Duration = Duration::from_secs(1);
 
-/// Run the daemon: keep services running, release new versions of them, take commands
+/// Run the daemon: keep services running, release them, take commands
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -62,7 +62,12 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return super::end(Format::Text, Err(Failure::other(format!("no runtime could be started: {error}")))),
+        Err(error) => {
+            return super::end(
+                Format::Text,
+                Err(Failure::other(format!("no runtime could be started: {error}"))),
+            );
+        }
     };
     let result = runtime.block_on(serve(args));
     // Followers of a release may still be connected; they find the next daemon by themselves.
@@ -86,14 +91,20 @@ impl Places {
         let data = folder.join(config.data.as_deref().unwrap_or("wade-data"));
         let http = config.http.as_ref().map(|http| {
             let listen = http.listen.parse().map_err(|error| {
-                Failure::usage(format!("http.listen is `{}`: {error}; write an address like 127.0.0.1:7711", http.listen))
+                Failure::usage(format!(
+                    "http.listen is `{}`: {error}; write an address like 127.0.0.1:7711",
+                    http.listen
+                ))
             });
             listen.map(|listen| (listen, folder.join(&http.token_file)))
         });
         Ok(Self {
             rollouts: folder.join(config.rollouts.as_deref().unwrap_or("rollouts")),
             strategies: config.strategies.as_ref().map(|strategies| folder.join(strategies)),
-            socket: config.socket.as_ref().map_or_else(|| data.join("wade.sock"), |socket| folder.join(socket)),
+            socket: config
+                .socket
+                .as_ref()
+                .map_or_else(|| data.join("wade.sock"), |socket| folder.join(socket)),
             http: http.transpose()?,
             data,
         })
@@ -136,7 +147,11 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         Some(end) = servers.join_next() => Some(end),
     };
     if failed.is_none() {
-        let rest = if args.stop_processes { "and the services' processes" } else { "the services' processes keep running" };
+        let rest = if args.stop_processes {
+            "and the services' processes"
+        } else {
+            "the services' processes keep running"
+        };
         tracing::info!("stopping; {rest}; once more to stop at once");
     }
     stop.cancel();
@@ -159,13 +174,21 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
 }
 
 fn begin_log(format: Format) -> Result<(), Failure> {
-    let words = std::env::var("WADE_LOG").or_else(|_| std::env::var("RUST_LOG")).unwrap_or_else(|_| "info".to_owned());
+    let words = std::env::var("WADE_LOG")
+        .or_else(|_| std::env::var("RUST_LOG"))
+        .unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&words).map_err(|error| {
-        Failure::usage(format!("WADE_LOG or RUST_LOG is `{words}`: {error}; write something like `info` or `wade=debug`"))
+        Failure::usage(format!(
+            "WADE_LOG or RUST_LOG is `{words}`: {error}; write something like `info` or `wade=debug`"
+        ))
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let begun = match format {
-        Format::Text => log.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).try_init(),
+        Format::Text => log
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+            .try_init(),
         Format::Json => log.json().try_init(),
     };
     begun.map_err(|error| Failure::other(format!("the log cannot be started: {error}")))
@@ -180,16 +203,27 @@ fn say_where(daemon: &Daemon, places: &Places) {
         }
         Ok(views) => {
             for view in views {
-                let listen = view.listen.map_or_else(|| "takes no requests".to_owned(), |listen| format!("on {listen}"));
-                let serves = view.stable.map_or_else(|| "nothing serves yet".to_owned(), |stable| format!("{} serves", stable.version));
+                let listen = view
+                    .listen
+                    .map_or_else(|| "takes no requests".to_owned(), |listen| format!("on {listen}"));
+                let serves = view.stable.map_or_else(
+                    || "nothing serves yet".to_owned(),
+                    |stable| format!("{} serves", stable.version),
+                );
                 screen.text(&format!("{} {listen}, {serves}", view.name));
             }
         }
         Err(problem) => screen.text(&format!("services cannot be listed: {problem}")),
     }
-    screen.text(&format!("commands on {} (--socket, WADE_SOCKET; found by itself as ./{DEFAULT_SOCKET})", places.socket.display()));
+    screen.text(&format!(
+        "commands on {} (--socket, WADE_SOCKET; found by itself as ./{DEFAULT_SOCKET})",
+        places.socket.display()
+    ));
     if let Some((listen, token)) = &places.http {
-        screen.text(&format!("commands on http://{listen} with the token in {}", token.display()));
+        screen.text(&format!(
+            "commands on http://{listen} with the token in {}",
+            token.display()
+        ));
     }
 }
 
@@ -200,7 +234,10 @@ mod tests {
     const HEAD: &str = "apiVersion: wade.dev/v1alpha1\nkind: Config\n";
 
     fn of(text: &str) -> Result<Places, Failure> {
-        Places::of(&read_config(&format!("{HEAD}{text}"), "wade.yaml").unwrap(), Path::new("/srv/wade"))
+        Places::of(
+            &read_config(&format!("{HEAD}{text}"), "wade.yaml").unwrap(),
+            Path::new("/srv/wade"),
+        )
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::spec::Span;
 /// How often to look.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Wait until no release is unfinished; the daemon finishes or undoes them by itself
+/// Wait until no release is unfinished
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +46,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let settled = async {
         loop {
             let unfinished: Vec<RolloutView> = look().await?.into_iter().filter(runs).collect();
-            if let Some(stuck) = unfinished.iter().find(|view| view.release.as_ref().is_some_and(|release| release.stuck)) {
+            if let Some(stuck) = unfinished
+                .iter()
+                .find(|view| view.release.as_ref().is_some_and(|release| release.stuck))
+            {
                 return Ok(Err(stuck.clone()));
             }
             if unfinished.is_empty() {
@@ -55,7 +58,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             if !said && !screen.is_json() {
                 said = true;
                 let names: Vec<&str> = unfinished.iter().map(|view| view.name.as_str()).collect();
-                screen.text(&format!("the daemon is finishing {}; waiting for at most {}", names.join(", "), args.wait));
+                screen.text(&format!(
+                    "the daemon is finishing {}; waiting for at most {}",
+                    names.join(", "),
+                    args.wait
+                ));
             }
             tokio::time::sleep(LOOK).await;
         }

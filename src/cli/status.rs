@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
-use super::follow::{FollowArgs, Interrupts, follow};
+use super::follow::{Codes, FollowArgs, Interrupts, follow};
 use super::render::status::{change, service, services};
 use super::retry::runs;
 use super::screen::{OutputArg, Screen};
@@ -17,7 +17,7 @@ use crate::daemon::client::Client;
 /// How often `-w` looks at all services.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Show what serves, what is being released, and what it waits for
+/// Show what serves, what is being released and what it waits for
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -49,7 +49,11 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         } else {
             screen.text(&services(&views));
         }
-        return if args.watch { watch(&client, &screen, views).await } else { Ok(Exit::Done) };
+        return if args.watch {
+            watch(&client, &screen, views).await
+        } else {
+            Ok(Exit::Done)
+        };
     };
     let view = answered(client.rollout(&name)).await?;
     if screen.is_json() {
@@ -59,7 +63,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     if let Some(release) = view.release.as_ref().filter(|_| args.watch && runs(&view)) {
         screen = screen.with_live();
-        follow(&client, &release.key, 1, FollowArgs::default(), false, &mut screen).await?;
+        follow(&client, &release.key, 1, FollowArgs::default(), Codes::Hidden, &mut screen).await?;
     }
     Ok(Exit::Done)
 }
@@ -80,7 +84,11 @@ async fn watch(client: &Client, screen: &Screen, seen: Vec<RolloutView>) -> Resu
                 for view in views {
                     let now = change(&view);
                     if told.insert(view.name.clone(), now.clone()).as_ref() != Some(&now) {
-                        if screen.is_json() { screen.json(&view) } else { screen.text(&now) }
+                        if screen.is_json() {
+                            screen.json(&view)
+                        } else {
+                            screen.text(&now)
+                        }
                     }
                 }
             }

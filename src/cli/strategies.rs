@@ -26,9 +26,16 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Some(name) => {
             let (name, text) = SOURCES.iter().find(|(own, _)| own == name).ok_or_else(|| {
                 let known: Vec<&str> = SOURCES.iter().map(|(name, _)| *name).collect();
-                Failure::usage(format!("no strategy {name} comes with Wade; there are {}", known.join(", ")))
+                Failure::usage(format!(
+                    "no strategy {name} comes with Wade; there are {}",
+                    known.join(", ")
+                ))
             })?;
-            if screen.is_json() { screen.json(&json!({ "name": name, "text": text })) } else { screen.text(text) }
+            if screen.is_json() {
+                screen.json(&json!({ "name": name, "text": text }))
+            } else {
+                screen.text(text)
+            }
         }
         None => {
             for (name, text) in SOURCES {

@@ -10,7 +10,7 @@ use super::files::{strategies, text};
 use super::screen::{OutputArg, Screen};
 use crate::spec::{Document, Faults, StrategyFile, notes, read, resolve};
 
-/// Check rollouts, strategies and the daemon's configuration: every fault, with its line and what to write instead
+/// Check files: every fault, with its line and what to write instead
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -8,7 +8,7 @@ use super::render::why::why;
 use super::screen::{OutputArg, Screen};
 use crate::store::ReleaseKey;
 
-/// Tell a release: what was released by whom, what happened and why, and the evidence
+/// Tell a release: who released what, what happened, why, and the evidence
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -29,11 +29,17 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let client = args.connection.client()?;
     let key = match args.release {
-        Some(number) => ReleaseKey { rollout: args.name.clone(), number },
+        Some(number) => ReleaseKey {
+            rollout: args.name.clone(),
+            number,
+        },
         None => {
             let view = answered(client.rollout(&args.name)).await?;
             view.release.map(|release| release.key).ok_or_else(|| {
-                Failure::usage(format!("nothing of {} has been released yet; `wade deploy {}` does", args.name, args.name))
+                Failure::usage(format!(
+                    "nothing of {} has been released yet; `wade deploy {}` does",
+                    args.name, args.name
+                ))
             })?
         }
     };

@@ -7,6 +7,8 @@
 //!   done and the old state stays in force.
 //! * **One exception: going back waits for nothing.** If the record cannot be written, a retreat is done all the same
 //!   and recorded as soon as that is possible again.
+//! * **A write without an answer is a question.** The record is read before the next write, so that an entry that did
+//!   arrive is never decided a second time under the same number.
 //! * **Crash anywhere.** A pass that dies between record and act is repaired by the next, because actions are desired
 //!   states derived from the recorded state alone.
 //! * **One writer.** A store or platform that has seen a higher epoch refuses; the pass then reports [`Pass::Fenced`]
@@ -14,6 +16,7 @@
 //!
 //! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -21,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, decide};
-use crate::judge::{HistoryRecorder, Judge, Verdict};
-use crate::plan::{Comparison, Plan, StageKind};
+use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
+use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
+use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
 use crate::store::record::JudgeRecord;
@@ -110,6 +113,8 @@ pub struct Controller<P, S> {
     verdict: Option<Box<Verdict>>,
     /// Entries that were acted on (a retreat) before they could be recorded.
     unrecorded: Vec<Entry>,
+    /// A write came back as an error and may have arrived all the same.
+    doubtful: bool,
     newer: Newer,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
@@ -147,6 +152,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             judge: record.judge,
             verdict: record.verdict,
             unrecorded: Vec::new(),
+            doubtful: false,
             newer: Newer::default(),
             deploy_window: record.deploy_window,
             history,
@@ -202,6 +208,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
 
     /// One turn: observe, measure, judge, decide, record, act.
     pub async fn pass(&mut self) -> Pass {
+        if self.doubtful
+            && let Err(error) = self.resolve_doubt().await
+        {
+            self.trouble(&error);
+        }
         let world = match self.platform.observe().await {
             Ok(world) => Some(world),
             Err(PlatformError::Fenced { .. }) => return Pass::Fenced,
@@ -276,15 +287,15 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         // A match may catch nobody for hours; only a share of all requests has to show.
         let shares = stage.is_some_and(|stage| !stage.split.weight.is_zero() || !stage.split.mirror.is_zero());
         self.signals.expect_canary_traffic(shares.then_some(self.state.since));
-        let kind = stage?.kind;
+        let split_of = self.state.split_of.filter(|_| stage.is_some())?;
         if let Phase::Analysing { stage } = self.state.phase {
             self.begin_stage(stage, now);
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let verdict = Box::new(record.judge.look(t, &sample.observation));
+        let verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
         self.verdict = Some(verdict.clone());
-        Some(match no_data(&sample, kind) {
+        Some(match no_data(&sample, &self.plan, split_of) {
             // A failing verdict stands whatever can be measured now.
             Some((kind, detail)) if verdict.call != crate::judge::Call::Fail => Reading::NoData { kind, detail },
             _ => Reading::Verdict {
@@ -302,8 +313,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let enough = self.history.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
+        // What the source remembers goes further back than what was recorded here.
+        let history = self
+            .signals
+            .history()
+            .filter(|_| self.plan.comparison == Comparison::WithStable);
         let record = self.judge.get_or_insert_with(|| {
-            let history = enough.then(|| self.history.history());
+            let history = history.or_else(|| enough.then(|| self.history.history()));
             JudgeRecord {
                 judge: Judge::new(self.plan.judge.clone(), history.as_ref()),
                 stage,
@@ -337,7 +353,16 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             judge: self.judge.clone(),
             verdict: self.verdict.clone(),
         };
-        match self.store.record(&self.key, self.epoch, &update).await {
+        let written = if self.doubtful {
+            // Deciding twice under one number would damage the history.
+            Err(StoreError::Unavailable {
+                what: "written",
+                why: "it is not known yet whether the write before arrived".to_owned(),
+            })
+        } else {
+            self.store.record(&self.key, self.epoch, &update).await
+        };
+        match written {
             Ok(()) => {
                 self.unrecorded.clear();
                 self.last_judge_write = Some(now);
@@ -346,6 +371,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             }
             Err(StoreError::Fenced { .. }) => Recorded::Fenced,
             Err(error) => {
+                self.doubtful |= news;
                 self.trouble(&error);
                 if matches!(decision.state.phase, Phase::Returning(..)) || !news {
                     // Going back waits for nothing, and evidence alone may wait for the next write.
@@ -357,6 +383,33 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 }
             }
         }
+    }
+
+    /// After a write without an answer, the record says which of both worlds this is. If the write did arrive, the
+    /// release goes on from there; what was done meanwhile without a record (going back waits for nothing) follows it
+    /// under new numbers.
+    async fn resolve_doubt(&mut self) -> Result<(), StoreError> {
+        let record = self.store.load(&self.key).await?;
+        self.doubtful = false;
+        let done = std::mem::take(&mut self.unrecorded);
+        let ours = self.state.next_entry - done.len() as u64;
+        if record.state.next_entry == ours {
+            self.unrecorded = done;
+            return Ok(());
+        }
+        self.state = record.state;
+        for mut entry in done {
+            if record.history.contains(&entry) {
+                continue;
+            }
+            entry.number = self.state.next_entry;
+            // What no longer follows has been overtaken by what was recorded.
+            if let Ok(next) = apply(&self.plan, &self.state, &entry.event, entry.at) {
+                self.state = next;
+                self.unrecorded.push(entry);
+            }
+        }
+        Ok(())
     }
 
     async fn act(&mut self, actions: &[Action]) -> Result<(), PlatformError> {
@@ -418,18 +471,49 @@ enum Recorded {
     Fenced,
 }
 
-/// Which kind of no data a sample is, if it is one. While everything goes to the canary, stable's silence is no news.
-fn no_data(sample: &Sample, stage: StageKind) -> Option<(NoData, String)> {
+/// The observation with each metric's increments also under the name of its absolute limit, where it has one.
+fn with_limits<'a>(observation: &'a Observation, plan: &Plan) -> Cow<'a, Observation> {
+    let mut seen = Cow::Borrowed(observation);
+    for metric in &plan.judge.metrics {
+        if let Some(of) = metric.name.strip_suffix(LIMIT)
+            && let Some(sides) = observation.metrics.get(of)
+        {
+            seen.to_mut().metrics.insert(metric.name.clone(), sides.clone());
+        }
+    }
+    seen
+}
+
+/// Which kind of no data a sample is, if it is one.
+fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String)> {
+    let stage = &plan.stages[stage];
     match &sample.condition {
         Condition::Measured => None,
         Condition::SourceDown { reason } => Some((NoData::SourceDown, reason.clone())),
-        Condition::CanarySilent => Some((
-            NoData::CanarySilent,
-            "the canary should have traffic and shows none".to_owned(),
-        )),
-        Condition::BothSilent if stage == StageKind::Preview => None,
+        Condition::CanarySilent => Some(match missed(sample, plan, &stage.split) {
+            Some(expected) if expected < SURELY_MISSED => (
+                NoData::BothSilent,
+                format!("too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"),
+            ),
+            _ => (NoData::CanarySilent, "the canary should have traffic and shows none".to_owned()),
+        }),
+        Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),
     }
+}
+
+/// With this many requests expected, none at all is chance in less than one case of a thousand (e^-7).
+const SURELY_MISSED: f64 = 7.0;
+
+/// How many requests the canary would have had, by stable's present rate, in the time after which its silence counts.
+fn missed(sample: &Sample, plan: &Plan, split: &Split) -> Option<f64> {
+    let share = if split.weight.is_zero() {
+        split.mirror.fraction()
+    } else {
+        split.weight.fraction() / split.weight.rest().fraction()
+    };
+    // At 100 % there is no stable to go by: silence is silence.
+    (share.is_finite()).then(|| Some(sample.rates.stable? * share * plan.no_data.canary_silent.after.as_secs_f64()))?
 }
 
 /// Seconds since the epoch, for recorders that only need a clock that goes forward.

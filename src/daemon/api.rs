@@ -68,7 +68,10 @@ pub enum ReleaseTarget {
 
 impl Default for ReleaseTarget {
     fn default() -> Self {
-        Self::File { set: BTreeMap::new(), path: None }
+        Self::File {
+            set: BTreeMap::new(),
+            path: None,
+        }
     }
 }
 

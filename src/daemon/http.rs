@@ -43,25 +43,39 @@ const MIN_TOKEN: usize = 16;
 pub async fn serve_socket(daemon: Arc<Daemon>, path: &Path, stop: CancellationToken) -> Result<(), Problem> {
     let listener = bind_socket(path)?;
     let app = router(daemon).into_make_service_with_connect_info::<Caller>();
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(unavailable)
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(unavailable)
 }
 
 /// Serves the API over loopback HTTP until `stop`.
 ///
 /// # Errors
 /// When the address is not loopback or in use, or the token file is unfit.
-pub async fn serve_http(daemon: Arc<Daemon>, listen: SocketAddr, token_file: &Path, stop: CancellationToken) -> Result<(), Problem> {
+pub async fn serve_http(
+    daemon: Arc<Daemon>,
+    listen: SocketAddr,
+    token_file: &Path,
+    stop: CancellationToken,
+) -> Result<(), Problem> {
     if !listen.ip().is_loopback() {
-        return Err(invalid(format!("http.listen is {listen}; only loopback addresses are allowed, like 127.0.0.1:7711")));
+        return Err(invalid(format!(
+            "http.listen is {listen}; only loopback addresses are allowed, like 127.0.0.1:7711"
+        )));
     }
     let token = Arc::new(read_token(token_file)?);
-    let listener = TcpListener::bind(listen).await.map_err(|error| {
-        Problem { kind: ProblemKind::Unavailable, message: format!("http.listen {listen}: {error}; choose a free address") }
+    let listener = TcpListener::bind(listen).await.map_err(|error| Problem {
+        kind: ProblemKind::Unavailable,
+        message: format!("http.listen {listen}: {error}; choose a free address"),
     })?;
     let app = router(daemon)
         .layer(middleware::from_fn_with_state(token, authorise))
         .into_make_service_with_connect_info::<Caller>();
-    axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned()).await.map_err(unavailable)
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(unavailable)
 }
 
 fn router(daemon: Arc<Daemon>) -> Router {
@@ -84,7 +98,12 @@ struct Caller(Actor);
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self(stream.io().peer_cred().map_or_else(|_| Actor::named("unknown"), |peer| peer::actor(peer.uid(), peer.gid())))
+        Self(
+            stream
+                .io()
+                .peer_cred()
+                .map_or_else(|_| Actor::named("unknown"), |peer| peer::actor(peer.uid(), peer.gid())),
+        )
     }
 }
 
@@ -109,11 +128,17 @@ impl IntoResponse for Problem {
 }
 
 fn invalid(message: String) -> Problem {
-    Problem { kind: ProblemKind::Invalid, message }
+    Problem {
+        kind: ProblemKind::Invalid,
+        message,
+    }
 }
 
 fn missing(name: &str) -> Problem {
-    Problem { kind: ProblemKind::NotFound, message: format!("there is no rollout {name}; `wade status` lists them") }
+    Problem {
+        kind: ProblemKind::NotFound,
+        message: format!("there is no rollout {name}; `wade status` lists them"),
+    }
 }
 
 type App = State<Arc<Daemon>>;
@@ -127,7 +152,11 @@ async fn rollout(State(daemon): App, UrlPath(name): UrlPath<String>) -> Result<R
     Ok(Json(daemon.rollout_view(&managed)?).into_response())
 }
 
-async fn plan(State(daemon): App, UrlPath(name): UrlPath<String>, Json(request): Json<ReleaseRequest>) -> Result<String, Problem> {
+async fn plan(
+    State(daemon): App,
+    UrlPath(name): UrlPath<String>,
+    Json(request): Json<ReleaseRequest>,
+) -> Result<String, Problem> {
     let set = match request.target {
         super::api::ReleaseTarget::File { set, .. } => set,
         _ => Default::default(),
@@ -170,7 +199,10 @@ async fn load(daemon: &Daemon, key: &ReleaseKey) -> Result<ReleaseRecord, Proble
     daemon.store().load(key).await.map_err(|error| match error {
         crate::store::StoreError::Unknown(key) => Problem {
             kind: ProblemKind::NotFound,
-            message: format!("there is no record of {key}; `wade history {}` lists what is kept", key.rollout),
+            message: format!(
+                "there is no record of {key}; `wade history {}` lists what is kept",
+                key.rollout
+            ),
         },
         other => unavailable(other),
     })
@@ -188,14 +220,25 @@ async fn events(
     UrlPath((name, number)): UrlPath<(String, u64)>,
     Query(From { from }): Query<From>,
 ) -> Result<Response, Problem> {
-    let follower = Follower { live: daemon.follow(), key: key(&name, number), next: from.max(1), lines: VecDeque::new(), over: false, daemon };
+    let follower = Follower {
+        live: daemon.follow(),
+        key: key(&name, number),
+        next: from.max(1),
+        lines: VecDeque::new(),
+        over: false,
+        daemon,
+    };
     let mut follower = follower;
     follower.catch_up().await?;
     let stream = futures_util::stream::unfold(follower, |mut follower| async move {
         let line = follower.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), follower))
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], axum::body::Body::from_stream(stream)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        axum::body::Body::from_stream(stream),
+    )
+        .into_response())
 }
 
 struct Follower {
@@ -216,7 +259,11 @@ impl Follower {
             state = apply(&record.plan, &state, &entry.event, entry.at).map_err(unavailable)?;
             if entry.number >= self.next {
                 self.next = entry.number + 1;
-                self.tell(&Notice::Entry { key: self.key.clone(), entry, phase: state.phase.clone() });
+                self.tell(&Notice::Entry {
+                    key: self.key.clone(),
+                    entry,
+                    phase: state.phase.clone(),
+                });
             }
         }
         self.over |= record.state.outcome().is_some();
@@ -246,7 +293,9 @@ impl Follower {
                         self.tell(&Notice::Entry { key, entry, phase });
                     }
                 }
-                Ok(notice @ (Notice::Look { .. } | Notice::Trouble { .. })) if *of(&notice) == self.key => self.tell(&notice),
+                Ok(notice @ (Notice::Look { .. } | Notice::Trouble { .. })) if *of(&notice) == self.key => {
+                    self.tell(&notice)
+                }
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await.ok()?,
                 Err(broadcast::error::RecvError::Closed) => return None,
@@ -262,7 +311,11 @@ fn of(notice: &Notice) -> &ReleaseKey {
 }
 
 async fn metrics(State(daemon): App) -> Response {
-    let text: String = daemon.all_managed().iter().map(|managed| managed.service.metrics()).collect();
+    let text: String = daemon
+        .all_managed()
+        .iter()
+        .map(|managed| managed.service.metrics())
+        .collect();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
@@ -272,7 +325,14 @@ async fn authorise(State(token): State<Arc<String>>, request: Request, next: Nex
         Ok(()) => next.run(request).await,
         Err((status, why)) => {
             let kind = ProblemKind::Forbidden;
-            (status, Json(Problem { kind, message: why.to_owned() })).into_response()
+            (
+                status,
+                Json(Problem {
+                    kind,
+                    message: why.to_owned(),
+                }),
+            )
+                .into_response()
         }
     }
 }
@@ -280,33 +340,58 @@ async fn authorise(State(token): State<Arc<String>>, request: Request, next: Nex
 fn allowed(headers: &HeaderMap, token: &str) -> Result<(), (StatusCode, &'static str)> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let loopback = |host: &str| {
-        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit())).map_or(host, |(name, _)| name);
+        let name = host
+            .rsplit_once(':')
+            .filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()))
+            .map_or(host, |(name, _)| name);
         matches!(name, "127.0.0.1" | "localhost" | "[::1]")
     };
     if !text(header::HOST).is_some_and(loopback) {
-        return Err((StatusCode::FORBIDDEN, "the Host header must name this machine's loopback address"));
+        return Err((
+            StatusCode::FORBIDDEN,
+            "the Host header must name this machine's loopback address",
+        ));
     }
-    let own_origin = |origin: &str| origin.strip_prefix("http://").is_some_and(|rest| Some(rest) == text(header::HOST));
+    let own_origin = |origin: &str| {
+        origin
+            .strip_prefix("http://")
+            .is_some_and(|rest| Some(rest) == text(header::HOST))
+    };
     if headers.contains_key(header::ORIGIN) && !text(header::ORIGIN).is_some_and(own_origin) {
-        return Err((StatusCode::FORBIDDEN, "requests on behalf of other pages are refused (Origin)"));
+        return Err((
+            StatusCode::FORBIDDEN,
+            "requests on behalf of other pages are refused (Origin)",
+        ));
     }
-    let shown = text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+    let shown = text(header::AUTHORIZATION)
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .unwrap_or_default();
     // Equal digests in place of equal strings: the time taken says nothing about where they differ.
     if Sha256::digest(shown.trim()) != Sha256::digest(token) {
-        return Err((StatusCode::UNAUTHORIZED, "send the token of http.tokenFile as `Authorization: Bearer …`"));
+        return Err((
+            StatusCode::UNAUTHORIZED,
+            "send the token of http.tokenFile as `Authorization: Bearer …`",
+        ));
     }
     Ok(())
 }
 
 fn read_token(path: &Path) -> Result<String, Problem> {
     let failed = |what: String| invalid(format!("http.tokenFile {}: {what}", path.display()));
-    let metadata = std::fs::metadata(path).map_err(|error| failed(format!("{error}; write a long random token there, mode 0600")))?;
+    let metadata = std::fs::metadata(path)
+        .map_err(|error| failed(format!("{error}; write a long random token there, mode 0600")))?;
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(failed("others than its owner may read it; chmod 600 it".to_owned()));
     }
-    let token = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?.trim().to_owned();
+    let token = std::fs::read_to_string(path)
+        .map_err(|error| failed(error.to_string()))?
+        .trim()
+        .to_owned();
     if token.len() < MIN_TOKEN {
-        return Err(failed(format!("the token has {} bytes; write at least {MIN_TOKEN}", token.len())));
+        return Err(failed(format!(
+            "the token has {} bytes; write at least {MIN_TOKEN}",
+            token.len()
+        )));
     }
     Ok(token)
 }
@@ -314,10 +399,15 @@ fn read_token(path: &Path) -> Result<String, Problem> {
 /// A listening socket that only this user may use. An old socket that nobody listens on is replaced.
 fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
     use std::os::unix::fs::FileTypeExt;
-    let failed = |what: String| Problem { kind: ProblemKind::Unavailable, message: format!("the socket {}: {what}", path.display()) };
+    let failed = |what: String| Problem {
+        kind: ProblemKind::Unavailable,
+        message: format!("the socket {}: {what}", path.display()),
+    };
     if let Ok(metadata) = std::fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(failed("something else is at this path; choose another `socket`".to_owned()));
+            return Err(failed(
+                "something else is at this path; choose another `socket`".to_owned(),
+            ));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(failed("another daemon listens there".to_owned()));
@@ -327,8 +417,10 @@ fn bind_socket(path: &Path) -> Result<UnixListener, Problem> {
     // Bound under a private name and moved into place once its mode is set: nobody can connect in between.
     let private = private_name(path);
     let _ = std::fs::remove_file(&private);
-    let listener = UnixListener::bind(&private).map_err(|error| failed(format!("{error}; paths longer than 107 bytes do not fit")))?;
-    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).map_err(|error| failed(error.to_string()))?;
+    let listener = UnixListener::bind(&private)
+        .map_err(|error| failed(format!("{error}; paths longer than 107 bytes do not fit")))?;
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600))
+        .map_err(|error| failed(error.to_string()))?;
     std::fs::rename(&private, path).map_err(|error| failed(error.to_string()))?;
     Ok(listener)
 }

@@ -20,7 +20,7 @@ pub mod rollouts;
 pub mod views;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,12 +33,12 @@ use crate::controller::{Controller, Newer, Notice, Pass, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
-use crate::plan::{ALL_STABLE, Split};
+use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
 use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
 use crate::signals::{Side, Signals};
-use crate::spec::{Source, Weight};
+use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
 use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
 use api::{Problem, ProblemKind};
@@ -87,6 +87,9 @@ pub(crate) struct Managed {
     /// Requests per second lately.
     rate: Mutex<Option<f64>>,
     newer: Newer,
+    /// What is measured between releases, as the file said when the service was opened.
+    measure: Measure,
+    history_plan: HistoryPlan,
     /// A release request is being turned into a release; one at a time per service.
     pub(crate) admission: tokio::sync::Mutex<()>,
     task: Mutex<Option<JoinHandle<()>>>,
@@ -116,9 +119,14 @@ impl Daemon {
         let store = Arc::new(data.store().clone());
         let epoch = data.epoch();
         let ledger = Arc::clone(&store) as Arc<dyn crate::platforms::local::process::Ledger>;
-        let (supervisor, adoption) = Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone())
-            .map_err(unavailable)?;
-        tracing::info!(adopted = adoption.adopted.len(), lost = adoption.lost.len(), epoch, "processes adopted");
+        let (supervisor, adoption) =
+            Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone()).map_err(unavailable)?;
+        tracing::info!(
+            adopted = adoption.adopted.len(),
+            lost = adoption.lost.len(),
+            epoch,
+            "processes adopted"
+        );
         let client = crate::signals::http::http_client().map_err(unavailable)?;
         let daemon = Arc::new(Self {
             setup,
@@ -147,7 +155,10 @@ impl Daemon {
         // Processes of a service that no file describes any more: its last word is the record's, not ours to stop.
         for service in self.supervisor.services() {
             if self.managed(&service).is_none() {
-                tracing::warn!(service, "processes run for a service without a file in the rollouts folder; they are left alone");
+                tracing::warn!(
+                    service,
+                    "processes run for a service without a file in the rollouts folder; they are left alone"
+                );
             }
         }
         Ok(())
@@ -164,17 +175,26 @@ impl Daemon {
         if let Some(managed) = self.managed(name) {
             return Ok(managed);
         }
-        let service = Service::open(service_setup(usable)?, Arc::clone(&self.supervisor), self.client.clone(), Arc::clone(&self.clock))
-            .map_err(|error| Problem { kind: ProblemKind::Unavailable, message: format!("{name}: {error}") })?;
+        let service = Service::open(
+            service_setup(usable, &self.setup.data)?,
+            Arc::clone(&self.supervisor),
+            Arc::clone(&self.clock),
+        )
+        .map_err(|error| Problem {
+            kind: ProblemKind::Unavailable,
+            message: format!("{name}: {error}"),
+        })?;
         let running = self.store.running(name).map_err(unavailable)?;
         self.restore(&service, running.as_ref())?;
         service.begin();
         let managed = Arc::new(Managed {
             service,
             jobs: Notify::new(),
-            history: Mutex::new(HistoryRecorder::new(usable.history_block().as_secs_f64())),
+            history: Mutex::new(HistoryRecorder::new(usable.history().block.as_secs_f64())),
             rate: Mutex::new(None),
             newer: Newer::default(),
+            measure: usable.measure(),
+            history_plan: usable.history(),
             admission: tokio::sync::Mutex::new(()),
             task: Mutex::new(None),
         });
@@ -201,7 +221,11 @@ impl Daemon {
         keep.extend(stable.as_ref().map(|revision| revision.id.clone()));
         for processes in service.processes() {
             if !keep.contains(&processes.revision) {
-                tracing::warn!(service = name, revision = processes.revision, "left over from an earlier release; stopping it");
+                tracing::warn!(
+                    service = name,
+                    revision = processes.revision,
+                    "left over from an earlier release; stopping it"
+                );
                 service.remove(&processes.revision);
             }
         }
@@ -244,7 +268,10 @@ impl Daemon {
     async fn drive(&self, managed: &Arc<Managed>, record: ReleaseRecord) {
         let name = managed.service.name().to_owned();
         let key = record.key.clone();
-        let (canary, stable) = match (running_of(&record.canary, None), record.stable.as_ref().map(|r| running_of(r, None)).transpose()) {
+        let (canary, stable) = match (
+            running_of(&record.canary, None),
+            record.stable.as_ref().map(|r| running_of(r, None)).transpose(),
+        ) {
             (Ok(canary), Ok(stable)) => (canary, stable),
             (Err(problem), _) | (_, Err(problem)) => {
                 tracing::error!(service = name, %problem, "the release cannot be driven; trying again");
@@ -252,8 +279,19 @@ impl Daemon {
                 return;
             }
         };
-        let platform = LocalPlatform::new(Arc::clone(&managed.service), canary, stable, record.plan.smoke.clone(), self.client.clone());
-        let signals = LocalSignals::new(&managed.service);
+        let platform = LocalPlatform::new(
+            Arc::clone(&managed.service),
+            canary,
+            stable,
+            record.plan.smoke.clone(),
+            self.client.clone(),
+        );
+        let signals = LocalSignals::new(
+            &managed.service,
+            &record.plan.measure,
+            &record.plan.history,
+            &self.client,
+        );
         let history = lock(&managed.history).clone();
         let notices = self.notices.clone();
         managed.newer.clear();
@@ -290,7 +328,7 @@ impl Daemon {
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
     async fn watch(&self, managed: &Arc<Managed>) {
-        let mut signals = LocalSignals::new(&managed.service);
+        let mut signals = LocalSignals::new(&managed.service, &managed.measure, &managed.history_plan, &self.client);
         loop {
             tokio::select! {
                 () = managed.jobs.notified() => return,
@@ -311,7 +349,10 @@ impl Daemon {
         let epoch = self.store.raise_epoch().map_err(unavailable)?;
         self.epoch.store(epoch, Ordering::SeqCst);
         managed.service.admit(epoch).map_err(unavailable)?;
-        managed.service.change(|_, split| *split = ALL_STABLE).map_err(unavailable)?;
+        managed
+            .service
+            .change(|_, split| *split = ALL_STABLE)
+            .map_err(unavailable)?;
         self.spawn(managed);
         Ok(())
     }
@@ -425,29 +466,34 @@ fn split_of(record: &ReleaseRecord) -> Split {
     }
 }
 
-fn service_setup(usable: &Usable) -> Result<ServiceSetup, Problem> {
+fn service_setup(usable: &Usable, data: &Path) -> Result<ServiceSetup, Problem> {
     let spec = &usable.rollout.spec;
-    let invalid = |message: String| Problem { kind: ProblemKind::Invalid, message };
-    let process = usable.process().ok_or_else(|| invalid(format!("{}: only `process` workloads run here", usable.name())))?;
+    let invalid = |message: String| Problem {
+        kind: ProblemKind::Invalid,
+        message,
+    };
+    let process = usable
+        .process()
+        .ok_or_else(|| invalid(format!("{}: only `process` workloads run here", usable.name())))?;
     let traffic = spec.traffic.as_ref().filter(|_| process.port.is_some());
     let listen = traffic
         .map(|traffic| traffic.listen.as_deref().unwrap_or("127.0.0.1:0").parse())
         .transpose()
         .map_err(|error| invalid(format!("{}: spec.traffic.listen: {error}", usable.name())))?;
-    let sticky = traffic.and_then(|traffic| traffic.sticky.as_ref()).map(|sticky| StickyCookie {
-        name: sticky.cookie.clone(),
-        ttl: sticky.ttl.map_or(Duration::from_secs(3600), |ttl| ttl.0),
-    });
-    let scrape = match &usable.resolved.analysis.source {
-        Some(Source::Scrape(source)) => Some((source.path.clone(), source.every.map_or(Duration::from_secs(1), |every| every.0))),
-        _ => process.metrics.as_ref().map(|metrics| (metrics.path.clone(), Duration::from_secs(1))),
-    };
+    let sticky = traffic
+        .and_then(|traffic| traffic.sticky.as_ref())
+        .map(|sticky| StickyCookie {
+            name: sticky.cookie.clone(),
+            ttl: sticky.ttl.map_or(Duration::from_secs(3600), |ttl| ttl.0),
+        });
     Ok(ServiceSetup {
         name: usable.name().to_owned(),
         listen,
         answer_within: traffic.and_then(|traffic| traffic.answer_within).map(|within| within.0),
         sticky,
-        scrape,
+        targets: process
+            .port
+            .map(|_| data.join("prometheus").join(format!("{}.json", usable.name()))),
     })
 }
 
@@ -462,7 +508,10 @@ fn log(notice: &Notice) {
 }
 
 pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {
-    Problem { kind: ProblemKind::Unavailable, message: error.to_string() }
+    Problem {
+        kind: ProblemKind::Unavailable,
+        message: error.to_string(),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

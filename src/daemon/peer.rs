@@ -22,7 +22,9 @@ fn actor_from(uid: u32, gid: u32, passwd: &str, groups: &str) -> Actor {
         .map(fields)
         .filter(|line| {
             let own = line.get(2).is_some_and(|id| *id == gid.to_string());
-            own || line.get(3).is_some_and(|members| members.split(',').any(|member| member == user))
+            own || line
+                .get(3)
+                .is_some_and(|members| members.split(',').any(|member| member == user))
         })
         .filter_map(|line| line.into_iter().next())
         .collect();
@@ -37,8 +39,17 @@ mod tests {
     fn user_and_groups_come_from_the_database_and_unknown_ids_stay_numbers() {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\n";
         let groups = "users:x:100:\npayments:x:200:bob,ann\nother:x:300:bob\n";
-        let expected = Actor { user: "ann".to_owned(), groups: vec!["users".to_owned(), "payments".to_owned()] };
+        let expected = Actor {
+            user: "ann".to_owned(),
+            groups: vec!["users".to_owned(), "payments".to_owned()],
+        };
         assert_eq!(actor_from(1000, 100, passwd, groups), expected);
-        assert_eq!(actor_from(4711, 9, passwd, groups), Actor { user: "4711".to_owned(), groups: Vec::new() });
+        assert_eq!(
+            actor_from(4711, 9, passwd, groups),
+            Actor {
+                user: "4711".to_owned(),
+                groups: Vec::new()
+            }
+        );
     }
 }

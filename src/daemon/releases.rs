@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
 
-use super::api::{
-    Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started,
-};
+use super::api::{Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started};
 use super::rollouts::Usable;
 use super::{Daemon, Managed, running_of, unavailable};
 use crate::controller::Notice;
@@ -25,7 +23,10 @@ const ABORT_WITHIN: Duration = Duration::from_secs(2);
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
-    Problem { kind, message: message.into() }
+    Problem {
+        kind,
+        message: message.into(),
+    }
 }
 
 impl Daemon {
@@ -35,11 +36,22 @@ impl Daemon {
         rollouts.usable.get(name).cloned().ok_or_else(|| {
             let known: Vec<&str> = rollouts.usable.keys().map(String::as_str).collect();
             if !rollouts.faults.is_empty() {
-                return problem(ProblemKind::Invalid, format!("no usable rollout {name}; files in the rollouts folder have faults:\n{}", rollouts.faults.join("\n")));
+                return problem(
+                    ProblemKind::Invalid,
+                    format!(
+                        "no usable rollout {name}; files in the rollouts folder have faults:\n{}",
+                        rollouts.faults.join("\n")
+                    ),
+                );
             }
-            let near = known.iter().max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
+            let near = known
+                .iter()
+                .max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
             let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            problem(ProblemKind::NotFound, format!("there is no rollout {name} in the rollouts folder{hint}"))
+            problem(
+                ProblemKind::NotFound,
+                format!("there is no rollout {name} in the rollouts folder{hint}"),
+            )
         })
     }
 
@@ -49,7 +61,10 @@ impl Daemon {
     /// Everything that is wrong with the request; nothing has been touched then.
     pub async fn release(self: &Arc<Self>, name: &str, request: ReleaseRequest, by: Actor) -> Result<Started, Problem> {
         if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-            return Err(problem(ProblemKind::Invalid, "an emergency release needs a reason for the audit; add --reason"));
+            return Err(problem(
+                ProblemKind::Invalid,
+                "an emergency release needs a reason for the audit; add --reason",
+            ));
         }
         let usable = self.usable(name)?;
         self.check_path(&usable, &request)?;
@@ -62,7 +77,10 @@ impl Daemon {
         if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
             return Ok(Started {
                 release: None,
-                found: vec![format!("revision {} ({}) serves already; nothing to do", canary.version, canary.id)],
+                found: vec![format!(
+                    "revision {} ({}) serves already; nothing to do",
+                    canary.version, canary.id
+                )],
                 plan: String::new(),
                 stable: Some(canary.version.clone()),
                 canary: canary.version,
@@ -73,12 +91,18 @@ impl Daemon {
         {
             return Err(problem(
                 ProblemKind::Conflict,
-                format!("revision {} of {name} failed in release {} ({}); `wade retry {name}` tries it again", canary.version, failed.release, failed.reason),
+                format!(
+                    "revision {} of {name} failed in release {} ({}); `wade retry {name}` tries it again",
+                    canary.version, failed.release, failed.reason
+                ),
             ));
         }
         let plan = self.plan(&managed, &usable, &request, stable.as_ref());
         let found = found(&managed, &plan, stable.as_ref());
-        let outlook = managed.rate().map(|rate| Outlook { requests_per_second: rate, error_rate: 0.0 });
+        let outlook = managed.rate().map(|rate| Outlook {
+            requests_per_second: rate,
+            error_rate: 0.0,
+        });
         let started = Started {
             release: None,
             found,
@@ -96,17 +120,24 @@ impl Daemon {
             deploy_window: request.deploy_window,
         };
         let (store, now) = (self.store(), self.clock().now());
-        store.set_kept_releases(name, usable.rollout.spec.history.unwrap_or(10), now).map_err(unavailable)?;
+        store
+            .set_kept_releases(name, usable.rollout.spec.history.unwrap_or(10), now)
+            .map_err(unavailable)?;
         let key = store
             .create_release(&release, Beside::Nothing, now)
             .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
         self.wake(&managed);
-        Ok(Started { release: Some(key), ..started })
+        Ok(Started {
+            release: Some(key),
+            ..started
+        })
     }
 
     /// Which command runs is the folder's word: a caller may only name the file that is there anyway.
     fn check_path(&self, usable: &Usable, request: &ReleaseRequest) -> Result<(), Problem> {
-        let ReleaseTarget::File { path: Some(path), .. } = &request.target else { return Ok(()) };
+        let ReleaseTarget::File { path: Some(path), .. } = &request.target else {
+            return Ok(());
+        };
         let same = |path: &Path| std::fs::canonicalize(path).ok();
         if same(Path::new(path)).is_some_and(|named| Some(named) == same(&usable.path)) {
             return Ok(());
@@ -127,9 +158,16 @@ impl Daemon {
         match &request.target {
             ReleaseTarget::File { set, .. } => {
                 let (bound, workload) = usable.workload(set).map_err(invalid)?;
-                let id = workload.identity().map_err(|diagnosis| invalid(diagnosis.to_string()))?;
+                let id = workload
+                    .identity()
+                    .map_err(|diagnosis| invalid(diagnosis.to_string()))?;
                 let workload = serde_json::to_value(&workload).map_err(|error| invalid(error.to_string()))?;
-                Ok(Revision { id: id.to_string(), version: bound.version, variables: bound.values, workload })
+                Ok(Revision {
+                    id: id.to_string(),
+                    version: bound.version,
+                    variables: bound.values,
+                    workload,
+                })
             }
             ReleaseTarget::Rollback { number } => {
                 let served = match number {
@@ -147,7 +185,10 @@ impl Daemon {
                 let last = self.store().latest(name).map_err(unavailable)?;
                 let failed = last.filter(|record| record.state.outcome().is_some_and(|outcome| !outcome.is_forward()));
                 failed.map(|record| record.canary).ok_or_else(|| {
-                    problem(ProblemKind::Conflict, format!("the last release of {name} did not fail; there is nothing to try again"))
+                    problem(
+                        ProblemKind::Conflict,
+                        format!("the last release of {name} did not fail; there is nothing to try again"),
+                    )
                 })
             }
         }
@@ -166,8 +207,12 @@ impl Daemon {
     fn served_before(&self, name: &str) -> Result<Option<Revision>, Problem> {
         let stable = self.store().stable(name).map_err(unavailable)?;
         let served = self.store().revisions(name).map_err(unavailable)?;
-        let others = served.into_iter().filter(|served| stable.as_ref().is_none_or(|stable| stable.id != served.revision.id));
-        Ok(others.max_by_key(|served| served.last_served).map(|served| served.revision))
+        let others = served
+            .into_iter()
+            .filter(|served| stable.as_ref().is_none_or(|stable| stable.id != served.revision.id));
+        Ok(others
+            .max_by_key(|served| served.last_served)
+            .map(|served| served.revision))
     }
 
     async fn wait_for_running(&self, managed: &Managed, usable: &Usable, canary: &Revision) -> Result<(), Problem> {
@@ -177,7 +222,10 @@ impl Daemon {
             if running.canary.id == canary.id {
                 return Err(problem(
                     ProblemKind::Conflict,
-                    format!("{} is releasing {} already; `wade status {name} -w` follows it", running.key, canary.version),
+                    format!(
+                        "{} is releasing {} already; `wade status {name} -w` follows it",
+                        running.key, canary.version
+                    ),
                 ));
             }
             if usable.rollout.spec.on_new_revision == OnNewRevision::Supersede {
@@ -195,7 +243,9 @@ impl Daemon {
     fn plan(&self, managed: &Managed, usable: &Usable, request: &ReleaseRequest, stable: Option<&Revision>) -> Plan {
         let lane = match (&request.target, stable) {
             (_, None) => Lane::FirstDeploy,
-            _ if request.emergency => Lane::Emergency { reason: request.reason.clone().unwrap_or_default() },
+            _ if request.emergency => Lane::Emergency {
+                reason: request.reason.clone().unwrap_or_default(),
+            },
             (ReleaseTarget::Rollback { .. }, _) => Lane::Rollback,
             _ => Lane::Normal,
         };
@@ -204,9 +254,20 @@ impl Daemon {
             let presence = managed.service.presence(&stable.id, running.full, running.full);
             (presence.ready == 0).then(|| format!("stable {} has no ready instance", stable.version))
         });
-        let around = Circumstances { lane, stable_unfit: unfit, requests_per_second: managed.rate() };
+        let around = Circumstances {
+            lane,
+            stable_unfit: unfit,
+            requests_per_second: managed.rate(),
+        };
         let resolved = &usable.resolved;
-        let mut plan = lower(usable.name(), &usable.rollout.spec, &resolved.strategy, &resolved.analysis, &resolved.limits, &around);
+        let mut plan = lower(
+            usable.name(),
+            &usable.rollout.spec,
+            &resolved.strategy,
+            &resolved.analysis,
+            &resolved.limits,
+            &around,
+        );
         if request.require_proof {
             plan.on_undecided = OnUndecided::Gate;
         }
@@ -217,16 +278,39 @@ impl Daemon {
     ///
     /// # Errors
     /// No release runs, or the record cannot be written.
-    pub async fn command(self: &Arc<Self>, name: &str, request: CommandRequest, by: Actor) -> Result<Acknowledged, Problem> {
-        let managed = self.managed(name).ok_or_else(|| problem(ProblemKind::NotFound, format!("there is no rollout {name}; `wade status` lists them")))?;
+    pub async fn command(
+        self: &Arc<Self>,
+        name: &str,
+        request: CommandRequest,
+        by: Actor,
+    ) -> Result<Acknowledged, Problem> {
+        let managed = self.managed(name).ok_or_else(|| {
+            problem(
+                ProblemKind::NotFound,
+                format!("there is no rollout {name}; `wade status` lists them"),
+            )
+        })?;
         let running = self.store().running(name).map_err(unavailable)?.ok_or_else(|| {
-            problem(ProblemKind::Conflict, format!("no release of {name} is running, so there is nothing to {}", request.kind))
+            problem(
+                ProblemKind::Conflict,
+                format!(
+                    "no release of {name} is running, so there is nothing to {}",
+                    request.kind
+                ),
+            )
         })?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
-        let command = self.store().add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now()).map_err(unavailable)?;
+        let command = self
+            .store()
+            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now())
+            .map_err(unavailable)?;
         self.wake(&managed);
-        let first = if request.kind == CommandKind::Abort { ABORT_WITHIN } else { ANSWER_WITHIN };
+        let first = if request.kind == CommandKind::Abort {
+            ABORT_WITHIN
+        } else {
+            ANSWER_WITHIN
+        };
         let answer = async {
             loop {
                 match notices.recv().await {
@@ -246,11 +330,24 @@ impl Daemon {
             tracing::error!(release = %key, "an abort was not acknowledged within {ABORT_WITHIN:?}; taking over");
             self.take_over(&managed)?;
             said = tokio::time::timeout(ANSWER_WITHIN, &mut answer).await.ok().flatten();
-            said = said.or(Some((true, "the weight was put back on stable; the release is being cleaned up".to_owned())));
+            said = said.or(Some((
+                true,
+                "the weight was put back on stable; the release is being cleaned up".to_owned(),
+            )));
         }
         Ok(match said {
-            Some((followed, message)) => Acknowledged { release: key, command: command.id, followed: Some(followed), message },
-            None => Acknowledged { release: key, command: command.id, followed: None, message: format!("{} is recorded and will be followed", command.kind) },
+            Some((followed, message)) => Acknowledged {
+                release: key,
+                command: command.id,
+                followed: Some(followed),
+                message,
+            },
+            None => Acknowledged {
+                release: key,
+                command: command.id,
+                followed: None,
+                message: format!("{} is recorded and will be followed", command.kind),
+            },
         })
     }
 
@@ -264,7 +361,10 @@ impl Daemon {
         let managed = self.open_service(&usable)?;
         let stable = self.store().stable(name).map_err(unavailable)?;
         let plan = self.plan(&managed, &usable, &ReleaseRequest::default(), stable.as_ref());
-        let outlook = managed.rate().map(|rate| Outlook { requests_per_second: rate, error_rate: 0.0 });
+        let outlook = managed.rate().map(|rate| Outlook {
+            requests_per_second: rate,
+            error_rate: 0.0,
+        });
         Ok(render(&plan, outlook))
     }
 }
@@ -288,7 +388,10 @@ fn answers(event: &Event, id: u64) -> Option<bool> {
 fn found(managed: &Managed, plan: &Plan, stable: Option<&Revision>) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(address) = managed.service.address() {
-        let rate = managed.rate().map(|rate| format!(", {rate:.0} requests/s")).unwrap_or_default();
+        let rate = managed
+            .rate()
+            .map(|rate| format!(", {rate:.0} requests/s"))
+            .unwrap_or_default();
         lines.push(format!("requests come in on {address}{rate}"));
     }
     match stable {
@@ -303,5 +406,8 @@ fn found(managed: &Managed, plan: &Plan, stable: Option<&Revision>) -> Vec<Strin
 
 /// A release by rollout and number.
 pub(crate) fn key(rollout: &str, number: u64) -> ReleaseKey {
-    ReleaseKey { rollout: rollout.to_owned(), number }
+    ReleaseKey {
+        rollout: rollout.to_owned(),
+        number,
+    }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::plan::{HistoryPlan, Measure, history_plan, measure};
 use crate::platforms::local::LocalWorkload;
-use crate::plan::HistoryPlan;
 use crate::spec::{
-    Bound, Faults, ProcessWorkload, Resolved, Rollout, Span, StrategyFile, Workload, bind, expand, read_rollout,
+    Bound, Faults, ProcessWorkload, Resolved, Rollout, StrategyFile, Workload, bind, expand, read_rollout,
     read_strategy, resolve,
 };
 
@@ -39,7 +39,8 @@ impl Rollouts {
         let mut rollouts = Self::default();
         let mut own = BTreeMap::new();
         for path in strategies.map(|folder| rollouts.files(folder)).unwrap_or_default() {
-            match text(&path).and_then(|text| read_strategy(&text, &shown(&path)).map_err(|faults| faults.to_string())) {
+            match text(&path).and_then(|text| read_strategy(&text, &shown(&path)).map_err(|faults| faults.to_string()))
+            {
                 Ok(strategy) => {
                     own.insert(strategy.metadata.name.clone(), strategy);
                 }
@@ -51,7 +52,10 @@ impl Rollouts {
                 Ok(usable) => {
                     if let Some(first) = rollouts.usable.get(usable.name()) {
                         let (name, first) = (usable.name(), shown(&first.path));
-                        rollouts.faults.push(format!("{}: the rollout {name} is described by {first} already; keep one of the two", shown(&path)));
+                        rollouts.faults.push(format!(
+                            "{}: the rollout {name} is described by {first} already; keep one of the two",
+                            shown(&path)
+                        ));
                     } else {
                         rollouts.usable.insert(usable.name().to_owned(), usable);
                     }
@@ -66,13 +70,19 @@ impl Rollouts {
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {
-                self.faults.push(format!("{}: {error}; create the folder and put one file per rollout there", folder.display()));
+                self.faults.push(format!(
+                    "{}: {error}; create the folder and put one file per rollout there",
+                    folder.display()
+                ));
                 return Vec::new();
             }
         };
         let mut files: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|ending| ending == "yaml" || ending == "yml"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|ending| ending == "yaml" || ending == "yml")
+            })
             .collect();
         files.sort();
         files
@@ -89,7 +99,11 @@ impl Usable {
         let source = shown(path);
         let rollout = read_rollout(&text, &source).map_err(|faults| faults.to_string())?;
         let resolved = resolve(&rollout, strategies).map_err(|faults| faults.located_in(&text, &source).to_string())?;
-        Ok(Self { path: path.to_owned(), rollout, resolved })
+        Ok(Self {
+            path: path.to_owned(),
+            rollout,
+            resolved,
+        })
     }
 
     /// The rollout's name.
@@ -105,17 +119,14 @@ impl Usable {
         }
     }
 
-    /// Length of one block of stable's history.
-    pub fn history_block(&self) -> Span {
-        self.history().block
+    /// How much of stable's history is kept, in which blocks.
+    pub fn history(&self) -> HistoryPlan {
+        history_plan(&self.resolved.analysis)
     }
 
-    fn history(&self) -> HistoryPlan {
-        let history = self.resolved.analysis.history.as_ref();
-        HistoryPlan {
-            least: history.and_then(|history| history.least).unwrap_or(Span::secs(1800)),
-            block: history.and_then(|history| history.block).unwrap_or(Span::secs(300)),
-        }
+    /// What is measured, and from where.
+    pub fn measure(&self) -> Measure {
+        measure(&self.resolved.analysis, &self.rollout.spec.workload)
     }
 
     /// The revision that these variables make: values, and what is to run.
@@ -124,7 +135,9 @@ impl Usable {
     /// Undeclared or missing variables, a refused version: all at once, as text.
     pub fn workload(&self, set: &BTreeMap<String, String>) -> Result<(Bound, LocalWorkload), String> {
         let bound = bind(&self.rollout, set).map_err(|faults: Faults| faults.to_string())?;
-        let process = self.process().ok_or_else(|| format!("{}: only `process` workloads run here", self.name()))?;
+        let process = self
+            .process()
+            .ok_or_else(|| format!("{}: only `process` workloads run here", self.name()))?;
         let mut process = process.clone();
         // PORT is every launch's own; the supervisor fills it in.
         let mut values = bound.values.clone();
@@ -148,7 +161,10 @@ fn text(path: &Path) -> Result<String, String> {
     let problem = |error: &dyn std::fmt::Display| format!("{}: cannot be read: {error}", shown(path));
     let size = std::fs::metadata(path).map_err(|error| problem(&error))?.len();
     if size > MAX_FILE {
-        return Err(format!("{}: {size} bytes are too many for a rollout; the limit is {MAX_FILE}", shown(path)));
+        return Err(format!(
+            "{}: {size} bytes are too many for a rollout; the limit is {MAX_FILE}",
+            shown(path)
+        ));
     }
     let bytes = std::fs::read(path).map_err(|error| problem(&error))?;
     String::from_utf8(bytes).map_err(|_| problem(&"it is not UTF-8 text"))

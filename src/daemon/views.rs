@@ -16,7 +16,10 @@ impl Daemon {
     /// # Errors
     /// When the record cannot be read.
     pub fn rollout_views(&self) -> Result<Vec<RolloutView>, Problem> {
-        self.all_managed().iter().map(|managed| self.rollout_view(managed)).collect()
+        self.all_managed()
+            .iter()
+            .map(|managed| self.rollout_view(managed))
+            .collect()
     }
 
     pub(crate) fn rollout_view(&self, managed: &Managed) -> Result<RolloutView, Problem> {
@@ -58,7 +61,13 @@ impl Daemon {
             canary: sides.canary.as_ref().map(revision),
             release: latest.as_ref().map(summary),
             quarantined: rollout
-                .map(|rollout| rollout.quarantined.into_iter().map(|failed| (failed.revision, failed.reason)).collect())
+                .map(|rollout| {
+                    rollout
+                        .quarantined
+                        .into_iter()
+                        .map(|failed| (failed.revision, failed.reason))
+                        .collect()
+                })
                 .unwrap_or_default(),
         })
     }
@@ -66,7 +75,14 @@ impl Daemon {
     /// The releases that are kept, newest first.
     pub(crate) fn summaries(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
         let list = self.store().list(name, LISTED).map_err(unavailable)?;
-        list.iter().map(|listed| self.store().release(&listed.key).map(|record| summary(&record)).map_err(unavailable)).collect()
+        list.iter()
+            .map(|listed| {
+                self.store()
+                    .release(&listed.key)
+                    .map(|record| summary(&record))
+                    .map_err(unavailable)
+            })
+            .collect()
     }
 }
 
@@ -99,8 +115,14 @@ pub fn summary(record: &ReleaseRecord) -> ReleaseSummary {
 
 /// Why a release ended as it did, or what happened last: one sentence.
 pub fn reason(record: &ReleaseRecord) -> String {
-    let retreat = record.history.iter().rev().find(|entry| matches!(entry.event, Event::Retreated { .. }));
-    retreat.or(record.history.last()).map_or_else(|| "not begun yet".to_owned(), |entry| entry.reason.clone())
+    let retreat = record
+        .history
+        .iter()
+        .rev()
+        .find(|entry| matches!(entry.event, Event::Retreated { .. }));
+    retreat
+        .or(record.history.last())
+        .map_or_else(|| "not begun yet".to_owned(), |entry| entry.reason.clone())
 }
 
 /// What a promotion rests on: the reason of the last stage that ended with a passing verdict.

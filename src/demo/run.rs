@@ -112,7 +112,10 @@ struct Result_ {
 /// When the daemon cannot be started or a release cannot be made.
 pub async fn run(options: Options) -> Result<bool, Problem> {
     let folder = Folder::make()?;
-    let stage = Stage { options, out: std::io::stdout() };
+    let stage = Stage {
+        options,
+        out: std::io::stdout(),
+    };
     let result = tokio::select! {
         result = play(stage, folder.0.as_path()) => result,
         () = interrupted() => Err(problem("interrupted; every process of the demo has been ended")),
@@ -127,8 +130,14 @@ async fn play(mut stage: Stage, folder: &Path) -> Result<bool, Problem> {
     let rollouts = folder.join("rollouts");
     std::fs::create_dir_all(&rollouts).map_err(|error| problem(&error.to_string()))?;
     let program = std::env::current_exe().map_err(|error| problem(&error.to_string()))?;
-    std::fs::write(rollouts.join("hello.yaml"), rollout(&program, stage.options.seed)).map_err(|error| problem(&error.to_string()))?;
-    let setup = Setup { data: folder.join("data"), rollouts, strategies: None, processes: processes() };
+    std::fs::write(rollouts.join("hello.yaml"), rollout(&program, stage.options.seed))
+        .map_err(|error| problem(&error.to_string()))?;
+    let setup = Setup {
+        data: folder.join("data"),
+        rollouts,
+        strategies: None,
+        processes: processes(),
+    };
     let daemon = Daemon::start(setup, Arc::clone(&clock)).await?;
     // The daemon is stopped on every way out but a panic or a kill, where the processes end by themselves.
     let result = acts(&mut stage, &daemon).await;
@@ -145,11 +154,18 @@ async fn acts(stage: &mut Stage, daemon: &Arc<Daemon>) -> Result<bool, Problem> 
     let first = stage.options.release("1.0.0", "--fail-percent=0");
     let (record, _) = follow(stage, daemon, first, None).await?;
     if record.state.outcome() != Some(&Outcome::FirstDeploy) {
-        return Err(problem(&format!("the first version did not come up: {}", views::reason(&record))));
+        return Err(problem(&format!(
+            "the first version did not come up: {}",
+            views::reason(&record)
+        )));
     }
-    let address = daemon.address(SERVICE).ok_or_else(|| problem("the demo's service has no address"))?;
+    let address = daemon
+        .address(SERVICE)
+        .ok_or_else(|| problem("the demo's service has no address"))?;
     let load = Load::start(address, RPS, stage.options.seed);
-    stage.say(&format!("         {RPS:.0} requests/s from now on, through {address}; watching how 1.0.0 behaves\n"));
+    stage.say(&format!(
+        "         {RPS:.0} requests/s from now on, through {address}; watching how 1.0.0 behaves\n"
+    ));
     tokio::time::sleep(if stage.options.fast { WARM_FAST } else { WARM }).await;
 
     let mut results = Vec::new();
@@ -161,7 +177,11 @@ async fn acts(stage: &mut Stage, daemon: &Arc<Daemon>) -> Result<bool, Problem> 
         // The last answers of the old split are still on their way.
         tokio::time::sleep(Duration::from_millis(300)).await;
         let result = result(act, &record, &before, &load.snapshot());
-        let mark = if result.as_expected { "as it should be" } else { "NOT AS IT SHOULD BE" };
+        let mark = if result.as_expected {
+            "as it should be"
+        } else {
+            "NOT AS IT SHOULD BE"
+        };
         stage.say(&format!("  => {} after {seconds:.0} s, {mark}\n", headline(&record)));
         stage.event(&serde_json::json!({"event": "releaseFinished", "release": &result}));
         results.push(result);
@@ -174,13 +194,18 @@ async fn acts(stage: &mut Stage, daemon: &Arc<Daemon>) -> Result<bool, Problem> 
     stage.say(&table(&results));
     stage.say(&format!(
         "{} requests in all, {} of them answered; {} lost, {} failed (all by the versions that were caught).",
-        grouped(total.sent), grouped(total.answered), grouped(lost), grouped(total.failed_total())
+        grouped(total.sent),
+        grouped(total.answered),
+        grouped(lost),
+        grouped(total.failed_total())
     ));
     let good = lost == 0 && results.iter().all(|result| result.as_expected);
     if !good {
         stage.say("Not everything ended as it should have: see above.");
     }
-    stage.event(&serde_json::json!({"event": "demoFinished", "releases": results, "lost": lost, "skipped": total.skipped}));
+    stage.event(
+        &serde_json::json!({"event": "demoFinished", "releases": results, "lost": lost, "skipped": total.skipped}),
+    );
     Ok(good)
 }
 
@@ -219,7 +244,10 @@ impl Options {
     fn release(self, version: &str, flaw: &str) -> ReleaseRequest {
         let set = [("version", version), ("flaw", flaw)];
         let set: BTreeMap<String, String> = set.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        ReleaseRequest { target: ReleaseTarget::File { set, path: None }, ..ReleaseRequest::default() }
+        ReleaseRequest {
+            target: ReleaseTarget::File { set, path: None },
+            ..ReleaseRequest::default()
+        }
     }
 }
 
@@ -249,16 +277,25 @@ impl Stage {
 
     /// Shows what happens to a release; true when it is over.
     fn show(&mut self, notice: &Notice, key: &ReleaseKey, after: Duration, load: Option<&Load>) -> bool {
-        let Notice::Entry { key: of, entry, phase } = notice else { return false };
+        let Notice::Entry { key: of, entry, phase } = notice else {
+            return false;
+        };
         if of != key {
             return false;
         }
         self.event(&serde_json::to_value(notice).expect("notices are plain values"));
         let secs = after.as_secs();
         let lost = load.map(|load| load.snapshot().lost_total()).filter(|lost| *lost > 0);
-        let lost = lost.map(|lost| format!("   [{lost} requests lost]")).unwrap_or_default();
+        let lost = lost
+            .map(|lost| format!("   [{lost} requests lost]"))
+            .unwrap_or_default();
         if let Some(what) = what(&entry.event, phase) {
-            self.say(&format!("  {:02}:{:02}  {what:<10} {}{lost}", secs / 60, secs % 60, entry.reason));
+            self.say(&format!(
+                "  {:02}:{:02}  {what:<10} {}{lost}",
+                secs / 60,
+                secs % 60,
+                entry.reason
+            ));
         }
         matches!(phase, Phase::Done(_))
     }
@@ -267,7 +304,12 @@ impl Stage {
 /// The word before a line of the timeline; `None` for what a person need not see.
 fn what(event: &Event, phase: &Phase) -> Option<String> {
     Some(match event {
-        Event::Admitted | Event::Prepared | Event::CanaryDrained | Event::CanaryRemoved | Event::StableDrained | Event::Adopted => return None,
+        Event::Admitted
+        | Event::Prepared
+        | Event::CanaryDrained
+        | Event::CanaryRemoved
+        | Event::StableDrained
+        | Event::Adopted => return None,
         Event::Ready => "ready".to_owned(),
         Event::SmokePassed => "smoke".to_owned(),
         Event::Shifted { .. } => "weight".to_owned(),
@@ -317,12 +359,22 @@ fn breach(seen: &VersionCount) -> Option<u64> {
 }
 
 fn table(results: &[Result_]) -> String {
-    let mut out = format!("{:<8} {:<11} {:>9} {:>7} {:>10}  why\n", "version", "outcome", "requests", "failed", "bad for");
+    let mut out = format!(
+        "{:<8} {:<11} {:>9} {:>7} {:>10}  why\n",
+        "version", "outcome", "requests", "failed", "bad for"
+    );
     for result in results {
-        let bad = result.breach_to_restored_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+        let bad = result
+            .breach_to_restored_ms
+            .map_or_else(|| "-".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
         out += &format!(
             "{:<8} {:<11} {:>9} {:>7} {:>10}  {}\n",
-            result.version, result.outcome, grouped(result.requests), grouped(result.failed), bad, result.reason
+            result.version,
+            result.outcome,
+            grouped(result.requests),
+            grouped(result.failed),
+            bad,
+            result.reason
         );
     }
     out
@@ -371,12 +423,21 @@ spec:
 /// Crash loops show within a second instead of four.
 fn processes() -> Settings {
     let first = Duration::from_millis(200);
-    Settings { restart: RestartPolicy { first, max: Duration::from_secs(1), ..RestartPolicy::default() }, ..Settings::default() }
+    Settings {
+        restart: RestartPolicy {
+            first,
+            max: Duration::from_secs(1),
+            ..RestartPolicy::default()
+        },
+        ..Settings::default()
+    }
 }
 
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let Ok(mut term) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
     tokio::select! {
         // Without a way to hear Ctrl-C the default action ends the process, and its children with it.
         result = tokio::signal::ctrl_c() => if result.is_err() { std::future::pending::<()>().await },
@@ -390,7 +451,11 @@ struct Folder(PathBuf);
 impl Folder {
     fn make() -> Result<Self, Problem> {
         // A process id is taken once at a time; the time tells it from a folder that a killed demo left behind.
-        let name = format!("wade-demo-{}-{}", std::process::id(), SystemClock.now().as_millisecond());
+        let name = format!(
+            "wade-demo-{}-{}",
+            std::process::id(),
+            SystemClock.now().as_millisecond()
+        );
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).map_err(|error| problem(&format!("{}: {error}", path.display())))?;
         Ok(Self(path))
@@ -405,5 +470,8 @@ impl Drop for Folder {
 }
 
 fn problem(message: &str) -> Problem {
-    Problem { kind: ProblemKind::Unavailable, message: message.to_owned() }
+    Problem {
+        kind: ProblemKind::Unavailable,
+        message: message.to_owned(),
+    }
 }

@@ -19,7 +19,7 @@ pub enum Action {
     },
     /// Requests are divided like this.
     Route(Split),
-    /// The smoke tests run (once per release unless the result was lost).
+    /// The smoke tests run: once per release unless the result was lost, or again and again if the plan says so.
     Smoke,
     /// The platform takes the canary as its own.
     Adopt,
@@ -72,7 +72,9 @@ pub fn desired(plan: &Plan, state: &State) -> Vec<Action> {
         }
         Phase::Shifting { stage } | Phase::Analysing { stage } => {
             let stage = &plan.stages[*stage];
-            vec![Action::Hold, canary(stage), Action::Route(stage.split.clone())]
+            let mut wanted = vec![Action::Hold, canary(stage), Action::Route(stage.split.clone())];
+            wanted.extend(plan.smoke.again.map(|_| Action::Smoke));
+            wanted
         }
         Phase::HandingOver(step) => {
             let last = &plan.stages[plan.bake()];

@@ -94,6 +94,8 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             next.handled = command.unwrap_or(state.handled);
             Phase::Done(outcome.clone())
         }
+        // From `Adopt` `decide` never proposes it. But the record may have moved there while its writer, without an
+        // answer, did not know it and went back: nothing is adopted before the answer has come.
         (
             phase,
             Event::Retreated {
@@ -101,7 +103,7 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
                 outcome,
                 reason,
             },
-        ) if phase.can_retreat() => {
+        ) if phase.can_retreat() || *phase == Phase::HandingOver(HandOver::Adopt) => {
             next.handled = command.unwrap_or(state.handled);
             next.paused = None;
             Phase::Returning(

@@ -1,12 +1,13 @@
 //! Spec to plan: one function per strategy, and the defaults table.
 
-use super::{Comparison, Gate, HistoryPlan, Lane, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
+use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig, Tripwire,
 };
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, NoDataAction, NoDataRule, PassEarly,
-    PassEarlyRule, RolloutSpec, Shadow, Span, Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload,
+    PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy, StrategyChoice, TrafficMatch,
+    Weight, Workload,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -33,6 +34,8 @@ impl Default for Circumstances {
 /// Under this many requests per second nothing can be proven in useful time: fewer, longer stages.
 pub(crate) const QUIET_RPS: f64 = 1.0;
 
+/// How often smoke tests are repeated where there is too little traffic to judge by.
+const SMOKE_AGAIN: Span = Span::secs(10);
 const DEFAULT_DRAIN: Span = Span::secs(10);
 const CONFIRM_WITHIN: Span = Span::secs(10);
 
@@ -116,6 +119,7 @@ pub fn lower(
             tests: spec.smoke.clone(),
             tries: limits.smoke_tries.unwrap_or(3),
             within: limits.smoke.unwrap_or(Span::secs(60)),
+            again: (quiet && !spec.smoke.is_empty()).then_some(SMOKE_AGAIN),
         },
         ready_within: limits.ready.unwrap_or(Span::secs(300)),
         settle: limits.settle.unwrap_or(Span::secs(5)),
@@ -128,18 +132,8 @@ pub fn lower(
         } else {
             Span::secs(5)
         }),
-        history: HistoryPlan {
-            least: analysis
-                .history
-                .as_ref()
-                .and_then(|h| h.least)
-                .unwrap_or(Span::secs(1800)),
-            block: analysis
-                .history
-                .as_ref()
-                .and_then(|h| h.block)
-                .unwrap_or(Span::secs(300)),
-        },
+        history: history_plan(analysis),
+        measure: measure(analysis, &spec.workload),
         on_undecided: analysis.on_undecided.unwrap_or_default(),
         no_data: NoDataPlan {
             source_down: rule(on_no_data.source_down, 600, NoDataAction::Return),
@@ -153,6 +147,44 @@ pub fn lower(
     let roomy = Span::secs(plan.longest().as_secs() * 3 / 2).max(Span::secs(3600));
     plan.release_within = limits.release.unwrap_or(roomy);
     plan
+}
+
+/// How much history an analysis asks for.
+pub fn history_plan(analysis: &AnalysisSpec) -> HistoryPlan {
+    let history = analysis.history.as_ref();
+    HistoryPlan {
+        least: history.and_then(|history| history.least).unwrap_or(Span::secs(1800)),
+        block: history.and_then(|history| history.block).unwrap_or(Span::secs(300)),
+    }
+}
+
+/// What is measured. A workload that shows metrics is scraped even if the analysis names no source.
+pub fn measure(analysis: &AnalysisSpec, workload: &Workload) -> Measure {
+    let shown = match workload {
+        Workload::Process(process) => process.metrics.as_ref(),
+        Workload::Deployment(_) => None,
+    };
+    let own = shown.map(|metrics| {
+        Source::Scrape(ScrapeSource {
+            path: metrics.path.clone(),
+            every: None,
+        })
+    });
+    Measure {
+        source: analysis.source.clone().or(own),
+        metrics: metrics(analysis),
+    }
+}
+
+/// The metrics of an analysis: errors and latency if it names none.
+fn metrics(analysis: &AnalysisSpec) -> Vec<MetricSpec> {
+    let usual = || {
+        vec![
+            MetricSpec::Errors(Default::default()),
+            MetricSpec::Latency(Default::default()),
+        ]
+    };
+    analysis.metrics.clone().unwrap_or_else(usual)
 }
 
 struct Context {
@@ -356,11 +388,7 @@ fn early_rule(analysis: &AnalysisSpec) -> Option<PassEarlyRule> {
 pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config {
     let early = early_rule(analysis);
     let rule = early.clone().unwrap_or_default();
-    let default_metrics = [
-        MetricSpec::Errors(Default::default()),
-        MetricSpec::Latency(Default::default()),
-    ];
-    let metrics = analysis.metrics.as_deref().unwrap_or(&default_metrics);
+    let metrics = metrics(analysis);
     let tripwire = analysis.tripwire.map(|wire| Tripwire {
         max_ratio: wire.errors.fraction(),
         looks: wire.looks.unwrap_or(2),
@@ -383,6 +411,9 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
         ..defaults
     }
 }
+
+/// What a metric's absolute limit is called beside its comparison; both see the same increments.
+pub const LIMIT: &str = " (limit)";
 
 /// The absolute limit used when there is no fair comparison and the user named none.
 const UNCOMPARED_MAX_ERRORS: f64 = 0.05;

@@ -17,9 +17,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::judge;
-use crate::spec::{Mode, NoDataRule, OnNewRevision, OnUndecided, SmokeTest, Span, TrafficMatch, Weight, Windows};
+use crate::spec::{
+    MetricSpec, Mode, NoDataRule, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch, Weight, Windows,
+};
 
-pub use lower::{Circumstances, judge_config, lower};
+pub use lower::{Circumstances, LIMIT, history_plan, judge_config, lower, measure};
 pub use text::{Outlook, render};
 
 /// One release's way, with nothing left to look up.
@@ -54,6 +56,8 @@ pub struct Plan {
     pub release_within: Span,
     /// How often to look.
     pub look: Span,
+    /// What is measured, and from where.
+    pub measure: Measure,
     /// The judge's settings.
     pub judge: judge::Config,
     /// How much of stable's own behaviour is enough for an early pass.
@@ -213,6 +217,22 @@ pub struct SmokePlan {
     pub tries: u32,
     /// All of them together.
     pub within: Span,
+    /// How often they are run again while the canary has users: where there is too little traffic to judge by, they
+    /// are what is left. `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<Span>,
+}
+
+/// What is measured, and from where, besides the router's own counters.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Measure {
+    /// Where numbers come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// Which ones; errors and latency if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<MetricSpec>,
 }
 
 /// How much of stable's own behaviour is enough for an early pass.

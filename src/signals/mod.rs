@@ -32,6 +32,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::judge::History;
 use crate::judge::observation::{Observation, Sides};
 
 /// The metric name under which requests and errors are reported.
@@ -53,6 +54,12 @@ pub trait Signals: Send {
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
         let _ = since;
     }
+
+    /// How stable's own pods behaved before the release, where the source knows; it has been asked for in the
+    /// background and may come a little after the start.
+    fn history(&self) -> Option<History> {
+        None
+    }
 }
 
 impl<S: Signals + ?Sized> Signals for Box<S> {
@@ -62,6 +69,10 @@ impl<S: Signals + ?Sized> Signals for Box<S> {
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
         (**self).expect_canary_traffic(since);
+    }
+
+    fn history(&self) -> Option<History> {
+        (**self).history()
     }
 }
 

@@ -143,7 +143,10 @@ impl Signals for Arc<Scraper> {
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
-        self.tally.lock().unwrap_or_else(PoisonError::into_inner).expect_canary_traffic(since);
+        self.tally
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .expect_canary_traffic(since);
     }
 }
 

@@ -101,7 +101,13 @@ pub fn all() -> [&'static dyn Checker; 12] {
 
 /// Every rule that a run has broken.
 pub fn check(run: &Run) -> Vec<Breach> {
-    let breach = |rule: &&dyn Checker| rule.check(run).map(|(at, what)| Breach { rule: rule.name(), at, what });
+    let breach = |rule: &&dyn Checker| {
+        rule.check(run).map(|(at, what)| Breach {
+            rule: rule.name(),
+            at,
+            what,
+        })
+    };
     all().iter().filter_map(breach).collect()
 }
 
@@ -124,8 +130,17 @@ fn turns(run: &Run) -> Vec<Turn<'_>> {
     for (index, epoch, update) in records(&run.moments) {
         let fresh = state.next_entry;
         for entry in update.entries.iter().filter(|entry| entry.number >= fresh) {
-            let Ok(after) = apply(&run.case.plan, &state, &entry.event, entry.at) else { return turns };
-            turns.push(Turn { index, epoch, before: state, entry, after: after.clone(), update });
+            let Ok(after) = apply(&run.case.plan, &state, &entry.event, entry.at) else {
+                return turns;
+            };
+            turns.push(Turn {
+                index,
+                epoch,
+                before: state,
+                entry,
+                after: after.clone(),
+                update,
+            });
             state = after;
         }
     }
@@ -133,8 +148,11 @@ fn turns(run: &Run) -> Vec<Turn<'_>> {
 }
 
 fn records(moments: &[Moment]) -> impl Iterator<Item = (usize, u64, &Update)> {
-    moments.iter().enumerate().filter_map(|(index, moment)| match &moment.seen {
-        Seen::Recorded { epoch, update } => Some((index, *epoch, &**update)),
-        _ => None,
-    })
+    moments
+        .iter()
+        .enumerate()
+        .filter_map(|(index, moment)| match &moment.seen {
+            Seen::Recorded { epoch, update } => Some((index, *epoch, &**update)),
+            _ => None,
+        })
 }

@@ -79,7 +79,10 @@ impl Fault {
 
     /// Whether it keeps a controller from working on the platform or the record, so that bounds do not hold.
     pub const fn hinders(self) -> bool {
-        !matches!(self, Self::SourceDown | Self::CanarySilent | Self::BothSilent | Self::Incident)
+        !matches!(
+            self,
+            Self::SourceDown | Self::CanarySilent | Self::BothSilent | Self::Incident
+        )
     }
 }
 
@@ -135,7 +138,9 @@ pub struct Faults {
 impl Faults {
     /// Whether a fault is in force.
     pub fn active(&self, fault: Fault, now: Timestamp) -> bool {
-        self.windows.iter().any(|window| window.fault == fault && window.from <= now && now < window.to)
+        self.windows
+            .iter()
+            .any(|window| window.fault == fault && window.from <= now && now < window.to)
     }
 
     /// When the last fault has ended; the epoch's start if there is none.
@@ -146,6 +151,10 @@ impl Faults {
 
     /// When a fault begins or ends next.
     pub fn next_edge(&self, after: Timestamp) -> Option<Timestamp> {
-        self.windows.iter().flat_map(|window| [window.from, window.to]).filter(|at| *at > after).min()
+        self.windows
+            .iter()
+            .flat_map(|window| [window.from, window.to])
+            .filter(|at| *at > after)
+            .min()
     }
 }

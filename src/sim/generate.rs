@@ -66,8 +66,11 @@ pub fn healthy() -> Behaviour {
 }
 
 fn canary(chance: &mut Chance) -> Behaviour {
-    let well = healthy();
     let ready = Start::Ready(chance.millis(200, 8000));
+    let well = Behaviour { start: ready, ..healthy() };
+    if chance.happens(0.5) {
+        return well;
+    }
     let start = match chance.between(0, 19) {
         0 => Start::Never,
         1 => Start::Crash(chance.millis(200, 2000)),
@@ -137,6 +140,11 @@ fn rollout(chance: &mut Chance, full: u32) -> Value {
         },
         "onNewRevision": chance.pick(&["wait", "supersede"]),
     });
+    match chance.between(0, 2) {
+        0 => {}
+        1 => spec["analysis"]["metrics"] = json!([{"errors": {}}]),
+        _ => spec["analysis"]["metrics"] = json!([{"errors": {"max": "20%"}}, {"latency": {"warmup": "5s"}}]),
+    }
     if chance.happens(0.8) {
         spec["smoke"] = json!([{"http": "/healthz"}]);
     }
@@ -182,7 +190,8 @@ fn steps(chance: &mut Chance) -> Value {
         if chance.happens(0.2) {
             steps.push(json!({"pause": secs(chance, 2, 40)}));
         }
-        weight += chance.between(1, 25);
+        // Five such steps stay below 100 %.
+        weight += chance.between(1, 19);
         let min = chance.between(2, 30);
         steps.push(json!({"weight": format!("{weight}%"), "min": format!("{min}s"), "max": secs(chance, min, 90)}));
     }
@@ -200,9 +209,9 @@ fn faults(chance: &mut Chance, start: Timestamp, full: u32, plan: &Plan) -> Faul
     let at = |chance: &mut Chance| start + chance.millis(0, length);
     let mut windows = Vec::new();
     // Some runs are all faults, some have one, some have none: each finds what the others drown.
-    for _ in 0..*chance.pick(&[0, 1, 2, 4, 8]) {
+    for _ in 0..*chance.pick(&[0, 1, 3, 6, 12]) {
         let from = at(chance);
-        let to = (from + chance.millis(500, 90_000)).min(start + SignedDuration::from_millis(length as i64 + 1));
+        let to = (from + chance.millis(500, 120_000)).min(start + SignedDuration::from_millis(length as i64 + 1));
         windows.push(Window { fault: *chance.pick(&Fault::ALL), from, to });
     }
     windows.retain(|window| window.from < window.to);

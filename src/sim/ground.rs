@@ -19,70 +19,70 @@ use crate::store::ReleaseRecord;
 
 /// The ground that a run stands on.
 #[derive(Debug)]
-pub struct Ground {
+pub(super) struct Ground {
     /// The time.
-    pub clock: ManualClock,
+    pub(super) clock: ManualClock,
     /// The platform as it really is.
-    pub world: World,
+    pub(super) world: World,
     /// What goes wrong.
-    pub faults: Faults,
+    pub(super) faults: Faults,
     /// Draws faults.
-    pub chance: Chance,
+    pub(super) chance: Chance,
     /// Draws requests.
-    pub traffic: Chance,
+    pub(super) traffic: Chance,
     /// The record.
-    pub record: ReleaseRecord,
+    pub(super) record: ReleaseRecord,
     /// What was asked for, oldest first.
-    pub commands: Vec<Command>,
+    pub(super) commands: Vec<Command>,
     /// The highest epoch that the record has seen.
-    pub store_epoch: u64,
+    pub(super) store_epoch: u64,
     /// The highest epoch that the platform has seen.
-    pub platform_epoch: u64,
+    pub(super) platform_epoch: u64,
     /// The last observation that anybody got.
-    pub observed: Option<(Timestamp, engine::World)>,
+    pub(super) observed: Option<(Timestamp, engine::World)>,
     /// What happened.
-    pub moments: Vec<Moment>,
+    pub(super) moments: Vec<Moment>,
     /// The planted defect, if one is.
-    pub sabotage: Option<Sabotage>,
+    pub(super) sabotage: Option<Sabotage>,
 }
 
 /// The shared ground.
-pub type Shared = Arc<Mutex<Ground>>;
+pub(super) type Shared = Arc<Mutex<Ground>>;
 
 /// The ground, for a moment.
-pub fn on(shared: &Shared) -> MutexGuard<'_, Ground> {
+pub(super) fn on(shared: &Shared) -> MutexGuard<'_, Ground> {
     shared.lock().expect("a run is one thread, and nothing panics while it holds the lock")
 }
 
 impl Ground {
     /// The time.
-    pub fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
     /// Writes a line.
-    pub fn note(&mut self, seen: Seen) {
+    pub(super) fn note(&mut self, seen: Seen) {
         let at = self.now();
         self.moments.push(Moment { at, seen });
     }
 
     /// Writes that a call failed.
-    pub fn failed(&mut self, epoch: u64, call: Call) {
+    pub(super) fn failed(&mut self, epoch: u64, call: Call) {
         self.note(Seen::Failed { epoch, call });
     }
 
     /// Whether a fault is in force.
-    pub fn active(&self, fault: Fault) -> bool {
+    pub(super) fn active(&self, fault: Fault) -> bool {
         self.faults.active(fault, self.now())
     }
 
     /// Whether a defect is planted.
-    pub fn sabotaged(&self, sabotage: Sabotage) -> bool {
+    pub(super) fn sabotaged(&self, sabotage: Sabotage) -> bool {
         self.sabotage == Some(sabotage)
     }
 
     /// Carries everything to `to`.
-    pub fn step_to(&mut self, to: Timestamp) {
+    pub(super) fn step_to(&mut self, to: Timestamp) {
         // What is wrong changes only at edges, and the caller never steps over one.
         let conditions = Conditions {
             canary_silent: self.active(Fault::CanarySilent),
@@ -95,7 +95,7 @@ impl Ground {
     }
 
     /// Takes over what has changed in the world.
-    pub fn collect(&mut self) {
+    pub(super) fn collect(&mut self) {
         for (at, truth) in self.world.changes.drain(..) {
             self.moments.push(Moment { at, seen: Seen::World(truth) });
         }
@@ -103,7 +103,7 @@ impl Ground {
 }
 
 /// Gives way once, so that whoever drives the future may let time pass, let others run, or drop it here.
-pub async fn give_way() {
+pub(super) async fn give_way() {
     struct Once(bool);
     impl Future for Once {
         type Output = ();

@@ -5,7 +5,7 @@
 //! simulated platform, record and metrics source; afterwards [`check`] looks at the whole run with twelve rules. After
 //! the faults comes a quiet phase in which every release has to end. The same seed gives the same run to the byte.
 //!
-//! `wade simulate` uses the same machine with a case written by hand (`scenario`): what would Wade do if errors rose
+//! `wade simulate` uses the same machine with a case written by hand ([`scenario`]): what would Wade do if errors rose
 //! at minute three?
 //!
 //! What it does not do: it models no real adapter (each has its own tests); what it assumes of one is written down in
@@ -22,12 +22,16 @@ mod ground;
 mod platform;
 pub mod run;
 pub mod sabotage;
+pub mod scenario;
 pub mod seen;
 mod signals;
 mod store;
+pub mod timeline;
 mod traffic;
 pub mod world;
 
 pub use check::{Breach, Name, check};
 pub use run::{Case, Run, run};
 pub use sabotage::Sabotage;
+pub use scenario::{Scenario, cli_text, read_scenario, run_scenario};
+pub use timeline::Timeline;

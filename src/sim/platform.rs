@@ -20,7 +20,7 @@ const NOW_AND_THEN: f64 = 0.3;
 
 /// One controller's view of the simulated platform.
 #[derive(Debug)]
-pub struct SimPlatform {
+pub(super) struct SimPlatform {
     shared: Shared,
     epoch: u64,
     /// Nothing older than this may be shown any more: the last observation or accepted write.
@@ -29,7 +29,7 @@ pub struct SimPlatform {
 
 impl SimPlatform {
     /// The view of the controller with this epoch.
-    pub fn new(shared: Shared, epoch: u64) -> Self {
+    pub(super) fn new(shared: Shared, epoch: u64) -> Self {
         Self { shared, epoch, floor: None }
     }
 }

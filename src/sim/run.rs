@@ -136,7 +136,14 @@ pub fn run(case: &Case) -> Run {
     let clock = ManualClock::new(case.start);
     let first = case.plan.lane == Lane::FirstDeploy;
     let ground = Ground {
-        world: World::new(case.start, case.full, case.rps, case.stable.clone(), case.canary.clone(), first),
+        world: World::new(
+            case.start,
+            case.full,
+            case.rps,
+            case.stable.clone(),
+            case.canary.clone(),
+            first,
+        ),
         faults: case.faults.clone(),
         chance: Chance::new(case.seed, Stream::Faults),
         traffic: Chance::new(case.seed, Stream::Traffic),
@@ -163,7 +170,13 @@ pub fn run(case: &Case) -> Run {
         over_at: None,
     };
     driver.drive(quiet_from);
-    let Driver { shared, polls, over_at, processes, .. } = driver;
+    let Driver {
+        shared,
+        polls,
+        over_at,
+        processes,
+        ..
+    } = driver;
     drop(processes);
     let ground = on(&shared);
     Run {
@@ -184,7 +197,10 @@ fn new_record(case: &Case, first: bool) -> ReleaseRecord {
         workload: serde_json::Value::Null,
     };
     ReleaseRecord {
-        key: ReleaseKey { rollout: case.plan.rollout.clone(), number: 1 },
+        key: ReleaseKey {
+            rollout: case.plan.rollout.clone(),
+            number: 1,
+        },
         canary: revision("v2"),
         stable: (!first).then(|| revision("v1")),
         plan: case.plan.clone(),
@@ -208,6 +224,11 @@ impl Driver<'_> {
             let mut ground = on(&self.shared);
             let truth = ground.world.truth();
             ground.note(Seen::World(truth));
+            let start = self.case.start;
+            let begun: Vec<_> = ground.faults.windows.iter().filter(|w| w.from <= start).map(|w| w.fault).collect();
+            for fault in begun {
+                ground.note(Seen::FaultBegan(fault));
+            }
         }
         let mut quiet = false;
         loop {
@@ -217,7 +238,11 @@ impl Driver<'_> {
                 on(&self.shared).note(Seen::Quiet);
             }
             self.happen(now);
-            if now >= end || self.over_at.is_some_and(|over| self.processes.is_empty() || over + AFTERMATH <= now) {
+            if now >= end
+                || self
+                    .over_at
+                    .is_some_and(|over| self.processes.is_empty() || over + AFTERMATH <= now)
+            {
                 return;
             }
             if self.starts.is_some_and(|at| at <= now) {
@@ -254,8 +279,13 @@ impl Driver<'_> {
         while let Some(edge) = ground.faults.next_edge(at).filter(|edge| *edge <= to) {
             ground.step_to(edge);
             at = edge;
-            let (began, ended): (Vec<_>, Vec<_>) =
-                ground.faults.windows.iter().filter(|w| w.from == edge || w.to == edge).cloned().partition(|w| w.from == edge);
+            let (began, ended): (Vec<_>, Vec<_>) = ground
+                .faults
+                .windows
+                .iter()
+                .filter(|w| w.from == edge || w.to == edge)
+                .cloned()
+                .partition(|w| w.from == edge);
             for window in ended {
                 ground.note(Seen::FaultEnded(window.fault));
             }
@@ -281,7 +311,11 @@ impl Driver<'_> {
         let now = on(&self.shared).now();
         let dying = on(&self.shared).active(Fault::Crashes) && self.schedule.happens(DEATH);
         if dying || self.case.dies_at_poll == Some(self.polls) {
-            let pause = if self.case.jitter { self.schedule.millis(50, 15_000) } else { SignedDuration::ZERO };
+            let pause = if self.case.jitter {
+                self.schedule.millis(50, 15_000)
+            } else {
+                SignedDuration::ZERO
+            };
             self.die(index, now + pause);
             return;
         }
@@ -302,7 +336,10 @@ impl Driver<'_> {
         let doing = match pass.as_mut().poll(&mut Context::from_waker(noop_waker_ref())) {
             Poll::Pending => Some(Doing::Pass(pass)),
             Poll::Ready((controller, pass)) => {
-                on(&self.shared).note(Seen::PassEnded { epoch, pass: pass.clone() });
+                on(&self.shared).note(Seen::PassEnded {
+                    epoch,
+                    pass: pass.clone(),
+                });
                 match pass {
                     Pass::Again(at) => Some(Doing::Waiting(controller, at.max(now + LEAST_WAIT))),
                     Pass::Over(_) => {
@@ -356,6 +393,7 @@ impl Driver<'_> {
             return;
         };
         self.starts = None;
+        on(&self.shared).note(Seen::Runs { epoch });
         let clock = Arc::new(on(&self.shared).clock.clone());
         let told = self.shared.clone();
         let controller = Controller::new(
@@ -372,12 +410,17 @@ impl Driver<'_> {
                 }
             }),
         );
-        self.processes.push(Process { epoch, doing: Doing::Waiting(Box::new(controller), now) });
+        self.processes.push(Process {
+            epoch,
+            doing: Doing::Waiting(Box::new(controller), now),
+        });
     }
 
     fn happen(&mut self, now: Timestamp) {
         while self.happenings.front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, happening)) = self.happenings.pop_front() else { return };
+            let Some((_, happening)) = self.happenings.pop_front() else {
+                return;
+            };
             match happening {
                 Happening::Ask { kind, by, reason } => self.ask(now, kind, by, reason),
                 Happening::Newer(name) => self.newer = Some(name),
@@ -409,7 +452,13 @@ impl Driver<'_> {
         {
             let mut ground = on(&self.shared);
             let id = ground.commands.len() as u64 + 1;
-            let command = Command { id, kind, by, reason, at: now };
+            let command = Command {
+                id,
+                kind,
+                by,
+                reason,
+                at: now,
+            };
             ground.commands.push(command.clone());
             ground.note(Seen::Asked(command));
         }

@@ -83,6 +83,11 @@ pub enum Seen {
         /// Its epoch.
         epoch: u64,
     },
+    /// A controller has read the record and runs.
+    Runs {
+        /// Its epoch.
+        epoch: u64,
+    },
     /// A controller died.
     Died {
         /// Which.

@@ -15,7 +15,7 @@ const SILENT_AFTER: SignedDuration = SignedDuration::from_secs(15);
 
 /// One controller's measurements.
 #[derive(Debug)]
-pub struct SimSignals {
+pub(super) struct SimSignals {
     shared: Shared,
     epoch: u64,
     expected_since: Option<Timestamp>,
@@ -24,7 +24,7 @@ pub struct SimSignals {
 
 impl SimSignals {
     /// The measurements of the controller with this epoch, which starts at `now`.
-    pub fn new(shared: Shared, epoch: u64, now: Timestamp) -> Self {
+    pub(super) fn new(shared: Shared, epoch: u64, now: Timestamp) -> Self {
         Self { shared, epoch, expected_since: None, busy: Sides { canary: now, stable: now } }
     }
 

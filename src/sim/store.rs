@@ -14,7 +14,7 @@ const NOW_AND_THEN: f64 = 0.3;
 
 /// The record of the simulated release.
 #[derive(Clone, Debug)]
-pub struct SimStore {
+pub(super) struct SimStore {
     shared: Shared,
     /// Whose calls these are, for the list of what was seen.
     epoch: u64,
@@ -22,7 +22,7 @@ pub struct SimStore {
 
 impl SimStore {
     /// The record as the controller with this epoch reaches it.
-    pub fn new(shared: Shared, epoch: u64) -> Self {
+    pub(super) fn new(shared: Shared, epoch: u64) -> Self {
         Self { shared, epoch }
     }
 
@@ -30,7 +30,10 @@ impl SimStore {
         let flaky = ground.active(Fault::StoreFlaky) && ground.chance.happens(0.5);
         if flaky || ground.active(Fault::StoreDown) {
             ground.failed(self.epoch, call);
-            return Err(StoreError::Unavailable { what, why: "the disk is full".to_owned() });
+            return Err(StoreError::Unavailable {
+                what,
+                why: "the disk is full".to_owned(),
+            });
         }
         Ok(())
     }
@@ -40,9 +43,16 @@ impl SimStore {
 fn write(ground: &mut Ground, epoch: u64, update: &Update) -> Result<(), StoreError> {
     let key = ground.record.key.clone();
     if epoch < ground.store_epoch && !ground.sabotaged(Sabotage::NoFence) {
-        return Err(StoreError::Fenced { key, ours: epoch, theirs: ground.store_epoch });
+        return Err(StoreError::Fenced {
+            key,
+            ours: epoch,
+            theirs: ground.store_epoch,
+        });
     }
-    let damaged = |why: String| StoreError::Damaged { what: key.to_string(), why };
+    let damaged = |why: String| StoreError::Damaged {
+        what: key.to_string(),
+        why,
+    };
     let known = ground.record.history.len() as u64;
     let mut fresh = Vec::new();
     for entry in &update.entries {
@@ -50,7 +60,9 @@ fn write(ground: &mut Ground, epoch: u64, update: &Update) -> Result<(), StoreEr
             number if number <= known => {
                 let index = usize::try_from(number - 1).expect("fewer than the history has");
                 if ground.record.history[index] != *entry {
-                    return Err(damaged(format!("entry {number} is there already and says something else")));
+                    return Err(damaged(format!(
+                        "entry {number} is there already and says something else"
+                    )));
                 }
             }
             number if number == known + fresh.len() as u64 + 1 => fresh.push(entry.clone()),
@@ -68,7 +80,10 @@ fn write(ground: &mut Ground, epoch: u64, update: &Update) -> Result<(), StoreEr
     record.history.extend(fresh);
     record.judge = update.judge.clone().or(record.judge.take());
     record.verdict = update.verdict.clone().or(record.verdict.take());
-    ground.note(Seen::Recorded { epoch, update: Box::new(update) });
+    ground.note(Seen::Recorded {
+        epoch,
+        update: Box::new(update),
+    });
     Ok(())
 }
 
@@ -100,7 +115,10 @@ impl Store for SimStore {
                     write(&mut ground, epoch, update)?;
                     if ground.active(Fault::StoreRepliesLost) && ground.chance.happens(NOW_AND_THEN) {
                         ground.failed(self.epoch, Call::Record);
-                        return Err(StoreError::Unavailable { what: "written", why: "no answer within 2s".to_owned() });
+                        return Err(StoreError::Unavailable {
+                            what: "written",
+                            why: "no answer within 2s".to_owned(),
+                        });
                     }
                     Ok(())
                 })
@@ -124,7 +142,10 @@ impl Store for SimStore {
         let mut ground = on(&self.shared);
         self.down(&mut ground, Call::Load, "read")?;
         // Through text and back, as every real store does.
-        let damaged = |error: serde_json::Error| StoreError::Damaged { what: "release".to_owned(), why: error.to_string() };
+        let damaged = |error: serde_json::Error| StoreError::Damaged {
+            what: "release".to_owned(),
+            why: error.to_string(),
+        };
         let text = serde_json::to_string(&ground.record).map_err(damaged)?;
         let mut record: ReleaseRecord = serde_json::from_str(&text).map_err(damaged)?;
         if ground.sabotaged(Sabotage::RecordFaded) {
@@ -132,7 +153,11 @@ impl Store for SimStore {
             record.history.pop();
         }
         let whole = record == ground.record;
-        ground.note(Seen::Loaded { epoch: self.epoch, state: Box::new(record.state.clone()), whole });
+        ground.note(Seen::Loaded {
+            epoch: self.epoch,
+            state: Box::new(record.state.clone()),
+            whole,
+        });
         Ok(record)
     }
 }

@@ -19,7 +19,7 @@ const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3,
 
 /// Requests sent and not measured yet, as expected numbers.
 #[derive(Clone, Debug)]
-pub struct Traffic {
+pub(super) struct Traffic {
     /// Requests per second on the whole service.
     rps: f64,
     canary: Expected,
@@ -34,21 +34,21 @@ struct Expected {
 
 /// What one side did, drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(super) struct Counts {
     /// Requests.
-    pub requests: u64,
+    pub(super) requests: u64,
     /// How many failed.
-    pub errors: u64,
+    pub(super) errors: u64,
 }
 
 impl Traffic {
     /// No requests yet, `rps` per second from now on.
-    pub fn new(rps: f64) -> Self {
+    pub(super) fn new(rps: f64) -> Self {
         Self { rps, canary: Expected::default(), stable: Expected::default() }
     }
 
     /// Sends requests for `secs` seconds; `error_rates` of canary and stable.
-    pub fn send(&mut self, secs: f64, split: &Split, error_rates: (f64, f64), conditions: Conditions) {
+    pub(super) fn send(&mut self, secs: f64, split: &Split, error_rates: (f64, f64), conditions: Conditions) {
         if conditions.both_silent {
             return;
         }
@@ -63,7 +63,7 @@ impl Traffic {
     }
 
     /// Draws what was sent since the last time.
-    pub fn draw(&mut self, chance: &mut Chance) -> Sides<Counts> {
+    pub(super) fn draw(&mut self, chance: &mut Chance) -> Sides<Counts> {
         let mut draw = |expected: Expected| {
             let requests = chance.poisson(expected.requests);
             let rate = if expected.requests > 0.0 { expected.errors / expected.requests } else { 0.0 };
@@ -83,7 +83,7 @@ impl Expected {
 }
 
 /// The counts as the judge takes them, with a latency histogram drawn to fit.
-pub fn observation(counts: Sides<Counts>, behaviours: (&Behaviour, &Behaviour), chance: &mut Chance) -> Observation {
+pub(super) fn observation(counts: Sides<Counts>, behaviours: (&Behaviour, &Behaviour), chance: &mut Chance) -> Observation {
     let side = |counts: Counts| {
         Some(Increment::Counts { total: counts.requests as f64, bad: counts.errors as f64 })
     };

@@ -106,7 +106,11 @@ impl World {
     /// A service at full size, with nothing of a release on it. `first` means that no stable revision exists.
     pub fn new(now: Timestamp, full: u32, rps: f64, stable: Behaviour, canary: Behaviour, first: bool) -> Self {
         let serving = if first { 0 } else { full };
-        let ready = Instance { ready: true, changes: None, restarts: 0 };
+        let ready = Instance {
+            ready: true,
+            changes: None,
+            restarts: 0,
+        };
         Self {
             now,
             full,
@@ -155,7 +159,12 @@ impl World {
 
     /// When the world changes next by itself.
     pub fn next_event(&self) -> Option<Timestamp> {
-        let instances = self.canary.instances.iter().chain(&self.stable.instances).filter_map(|one| one.changes);
+        let instances = self
+            .canary
+            .instances
+            .iter()
+            .chain(&self.stable.instances)
+            .filter_map(|one| one.changes);
         let late = self.late.iter().map(|(at, ..)| *at);
         instances.chain(late).chain(self.smoke_ends).min()
     }
@@ -176,8 +185,16 @@ impl World {
         }
         self.now = to;
         let answers = |revision: &Revision| {
-            let rate = if revision.ready() == 0 { 1.0 } else { revision.behaviour.error_rate };
-            if conditions.incident { (rate * 20.0).max(0.3).min(1.0) } else { rate }
+            let rate = if revision.ready() == 0 {
+                1.0
+            } else {
+                revision.behaviour.error_rate
+            };
+            if conditions.incident {
+                (rate * 20.0).max(0.3).min(1.0)
+            } else {
+                rate
+            }
         };
         let rates = (answers(&self.canary), answers(&self.stable));
         self.traffic.send(secs, &self.split, rates, conditions);
@@ -213,7 +230,12 @@ impl World {
     /// way is overtaken either way.
     pub fn write(&mut self, action: &Action, takes_effect: Option<SignedDuration>) {
         let object = object_of(action);
-        if self.late.iter().any(|(_, of, under_way)| *of == object && under_way == action) || self.holds(action) {
+        if self
+            .late
+            .iter()
+            .any(|(_, of, under_way)| *of == object && under_way == action)
+            || self.holds(action)
+        {
             return;
         }
         self.late.retain(|(_, of, _)| *of != object);
@@ -269,7 +291,11 @@ impl World {
         let Some(capacity) = self.wanted else { return };
         let (now, need) = (self.now, engine::desired::instances(capacity, self.full) as usize);
         let behaviour = &self.canary.behaviour;
-        let fresh = Instance { ready: false, changes: behaviour.first_change(now), restarts: 0 };
+        let fresh = Instance {
+            ready: false,
+            changes: behaviour.first_change(now),
+            restarts: 0,
+        };
         self.canary.instances.resize(need, fresh);
     }
 
@@ -300,7 +326,11 @@ impl World {
         let before = self.truth();
         self.full = full;
         if !self.stable.instances.is_empty() {
-            let ready = Instance { ready: true, changes: None, restarts: 0 };
+            let ready = Instance {
+                ready: true,
+                changes: None,
+                restarts: 0,
+            };
             self.stable.instances.resize(full as usize, ready);
         }
         self.resize_canary();
@@ -331,11 +361,19 @@ impl World {
         engine::World {
             canary: self.presence(&self.canary),
             stable: self.presence(&self.stable),
-            route: RouteFact { split: (!mute).then(|| self.split.clone()), conflict: None },
+            route: RouteFact {
+                split: (!mute).then(|| self.split.clone()),
+                conflict: None,
+            },
             adopted: self.adopted,
             smoke: self.smoke.map(|passed| SmokeReport {
                 passed,
-                summary: if passed { "smoke tests passed" } else { "smoke test GET /healthz answered 500" }.to_owned(),
+                summary: if passed {
+                    "smoke tests passed"
+                } else {
+                    "smoke test GET /healthz answered 500"
+                }
+                .to_owned(),
             }),
             restored: !self.held,
         }
@@ -388,7 +426,11 @@ impl Revision {
 
     fn live(&mut self, at: Timestamp) {
         let behaviour = &self.behaviour;
-        for one in self.instances.iter_mut().filter(|one| one.changes.is_some_and(|due| due <= at)) {
+        for one in self
+            .instances
+            .iter_mut()
+            .filter(|one| one.changes.is_some_and(|due| due <= at))
+        {
             match (one.ready, behaviour.start) {
                 (false, Start::Ready(_)) => {
                     one.ready = true;
@@ -408,7 +450,11 @@ impl Revision {
         let ready = self.ready();
         let all = !self.instances.is_empty() && ready == count(&self.instances);
         self.all_ready_since = if all { self.all_ready_since.or(Some(now)) } else { None };
-        self.none_ready_since = if ready == 0 { self.none_ready_since.or(Some(now)) } else { None };
+        self.none_ready_since = if ready == 0 {
+            self.none_ready_since.or(Some(now))
+        } else {
+            None
+        };
         self.idle_since = if serves { None } else { self.idle_since.or(Some(now)) };
     }
 }

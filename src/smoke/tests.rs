@@ -53,6 +53,7 @@ fn plan(tests: serde_json::Value) -> SmokePlan {
         tests: serde_json::from_value(tests).unwrap(),
         tries: 1,
         within: Span::secs(20),
+        again: None,
     }
 }
 

@@ -16,6 +16,7 @@
 pub mod config;
 pub mod fault;
 mod nodes;
+mod other;
 mod read;
 pub mod rollout;
 mod schema;
@@ -28,6 +29,7 @@ pub mod windows;
 
 pub use config::{Config, HttpConfig};
 pub use fault::{Fault, Faults, Path, Place};
+pub use other::read_as;
 pub use read::{Document, read, read_config, read_rollout, read_strategy};
 pub use rollout::*;
 pub use schema::schema;

@@ -28,7 +28,11 @@ fn derive() -> Value {
     generator.subschema_for::<Config>();
     let mut definitions = Value::Object(generator.take_definitions(true));
     remove_null(&mut definitions);
-    for (definition, kind) in [("Rollout", "Rollout"), ("StrategyFile", "Strategy"), ("Config", "Config")] {
+    for (definition, kind) in [
+        ("Rollout", "Rollout"),
+        ("StrategyFile", "Strategy"),
+        ("Config", "Config"),
+    ] {
         let fields = &mut definitions[definition]["properties"];
         fields["apiVersion"]["const"] = API_VERSION.into();
         fields["kind"]["const"] = kind.into();
@@ -50,7 +54,7 @@ fn derive() -> Value {
 }
 
 /// Takes `null` out of every place where schemars allows it for an `Option`.
-fn remove_null(schema: &mut Value) {
+pub(super) fn remove_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(remove_null),
         Value::Object(fields) => {

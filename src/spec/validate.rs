@@ -99,11 +99,9 @@ pub(super) fn validate_config(config: &Config) -> Vec<Fault> {
                 Path::of("http.listen"),
                 "the daemon takes commands over HTTP on loopback only, at an address with a port",
             );
-            faults.push(
-                fault
-                    .found(format!("`{}`", http.listen))
-                    .help("only loopback addresses are allowed, like `127.0.0.1:7711`; put a proxy with TLS in front for others"),
-            );
+            faults.push(fault.found(format!("`{}`", http.listen)).help(
+                "only loopback addresses are allowed, like `127.0.0.1:7711`; put a proxy with TLS in front for others",
+            ));
         }
     }
     faults

@@ -35,7 +35,11 @@ pub fn points(record: &ReleaseRecord) -> Vec<Point> {
             Seen::Errors { release, stage, .. } => {
                 let sides = if stage.canary.total > 0.0 { stage } else { release };
                 let at = entry.at.duration_since(record.created);
-                Some(Point { at, canary: sides.canary.rate?, stable: sides.stable.rate })
+                Some(Point {
+                    at,
+                    canary: sides.canary.rate?,
+                    stable: sides.stable.rate,
+                })
             }
             Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } => None,
         })
@@ -46,7 +50,11 @@ pub fn points(record: &ReleaseRecord) -> Vec<Point> {
 /// The chart, one pair of bars per point; empty without points.
 pub fn bars(points: &[Point]) -> String {
     let shown = &points[points.len().saturating_sub(MOST)..];
-    let top = shown.iter().flat_map(|point| [Some(point.canary), point.stable]).flatten().fold(0.0, f64::max);
+    let top = shown
+        .iter()
+        .flat_map(|point| [Some(point.canary), point.stable])
+        .flatten()
+        .fold(0.0, f64::max);
     let mut out = String::new();
     for point in shown {
         let _ = writeln!(out, "{:>5}  canary  {}", clock(point.at), bar(point.canary, top));
@@ -60,7 +68,13 @@ pub fn bars(points: &[Point]) -> String {
 /// A bar in eighths of a cell; whatever is not zero shows.
 fn bar(share: f64, top: f64) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = if top > 0.0 { (share / top * (WIDTH * 8) as f64).round() as usize } else { 0 };
+    let eighths = if top > 0.0 {
+        (share / top * (WIDTH * 8) as f64).round() as usize
+    } else {
+        0
+    };
     let eighths = if share > 0.0 { eighths.max(1) } else { eighths };
-    format!("{}{} {}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8], percent(share)).trim_start().to_owned()
+    format!("{}{} {}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8], percent(share))
+        .trim_start()
+        .to_owned()
 }

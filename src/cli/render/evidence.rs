@@ -9,14 +9,34 @@ use crate::judge::{Call, Sides, Verdict};
 /// Canary against stable, metric by metric: `errors 0.09 % : 0.1 %   p99 212 ms : 208 ms`. Empty before anything was seen.
 pub fn figures(verdict: &Verdict) -> String {
     let each = verdict.metrics.iter().filter_map(|metric| match &metric.seen {
-        Seen::Errors { release, stage, max_ratio: None } => {
+        Seen::Errors {
+            release,
+            stage,
+            max_ratio: None,
+        } => {
             let sides = if stage.canary.total > 0.0 { stage } else { release };
-            pair(&metric.name, sides.canary.rate.map(percent), sides.stable.rate.map(percent))
+            pair(
+                &metric.name,
+                sides.canary.rate.map(percent),
+                sides.stable.rate.map(percent),
+            )
         }
-        Seen::Errors { release, stage, max_ratio: Some(most) } => limit(&metric.name, release, stage, *most),
-        Seen::Objective { release, stage, max_ratio } => limit(&metric.name, release, stage, *max_ratio),
+        Seen::Errors {
+            release,
+            stage,
+            max_ratio: Some(most),
+        } => limit(&metric.name, release, stage, *most),
+        Seen::Objective {
+            release,
+            stage,
+            max_ratio,
+        } => limit(&metric.name, release, stage, *max_ratio),
         Seen::Latency { p99_s, .. } => {
-            let name = if metric.name == "latency" { "p99".to_owned() } else { format!("{} p99", metric.name) };
+            let name = if metric.name == "latency" {
+                "p99".to_owned()
+            } else {
+                format!("{} p99", metric.name)
+            };
             pair(&name, p99_s.canary.map(seconds), p99_s.stable.map(seconds))
         }
         Seen::Gauge { last, .. } => pair(&metric.name, last.canary.map(figure), last.stable.map(figure)),
@@ -26,13 +46,24 @@ pub fn figures(verdict: &Verdict) -> String {
 
 fn pair(name: &str, canary: Option<String>, stable: Option<String>) -> Option<String> {
     let unknown = || "–".to_owned();
-    (canary.is_some() || stable.is_some())
-        .then(|| format!("{name} {} : {}", canary.unwrap_or_else(unknown), stable.unwrap_or_else(unknown)))
+    (canary.is_some() || stable.is_some()).then(|| {
+        format!(
+            "{name} {} : {}",
+            canary.unwrap_or_else(unknown),
+            stable.unwrap_or_else(unknown)
+        )
+    })
 }
 
 fn limit(name: &str, release: &Sides<Counts>, stage: &Sides<Counts>, most: f64) -> Option<String> {
-    let canary = if stage.canary.total > 0.0 { &stage.canary } else { &release.canary };
-    canary.rate.map(|rate| format!("{name} {} of at most {}", percent(rate), percent(most)))
+    let canary = if stage.canary.total > 0.0 {
+        &stage.canary
+    } else {
+        &release.canary
+    };
+    canary
+        .rate
+        .map(|rate| format!("{name} {} of at most {}", percent(rate), percent(most)))
 }
 
 /// The requests that the canary answered and how many of them failed, over the release; `None` if nobody counted.
@@ -57,7 +88,12 @@ pub const fn call(call: Call) -> &'static str {
 pub fn whole(verdict: &Verdict) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{}: {}", call(verdict.call), verdict.reason);
-    let _ = writeln!(out, "  evidence against the canary {}, needed {}", odds(verdict.evidence), odds(verdict.needed));
+    let _ = writeln!(
+        out,
+        "  evidence against the canary {}, needed {}",
+        odds(verdict.evidence),
+        odds(verdict.needed)
+    );
     if verdict.tripped {
         let _ = writeln!(out, "  a tripwire ended it, which has no false-alarm bound");
     }
@@ -73,23 +109,48 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence) {
         let _ = writeln!(out, "    {text}");
     };
     match &metric.seen {
-        Seen::Errors { release, stage, max_ratio } => {
+        Seen::Errors {
+            release,
+            stage,
+            max_ratio,
+        } => {
             say(format!("release  {}", both(release)));
             say(format!("stage    {}", both(stage)));
             if let Some(most) = max_ratio {
-                say(format!("at most  {} while baking: there is no stable beside it", percent(*most)));
+                say(format!(
+                    "at most  {} while baking: there is no stable beside it",
+                    percent(*most)
+                ));
             }
         }
-        Seen::Objective { release, stage, max_ratio } => {
+        Seen::Objective {
+            release,
+            stage,
+            max_ratio,
+        } => {
             say(format!("release  canary {}", side(&release.canary)));
             say(format!("stage    canary {}", side(&stage.canary)));
             say(format!("at most  {}", percent(*max_ratio)));
         }
-        Seen::Latency { release, p50_s, p99_s, thresholds, .. } => {
+        Seen::Latency {
+            release,
+            p50_s,
+            p99_s,
+            thresholds,
+            ..
+        } => {
             let known = |value: Option<f64>| value.map_or("unknown".to_owned(), seconds);
-            say(format!("requests canary {}, stable {}", count(release.canary), count(release.stable)));
+            say(format!(
+                "requests canary {}, stable {}",
+                count(release.canary),
+                count(release.stable)
+            ));
             for (name, quantile) in [("p50     ", p50_s), ("p99     ", p99_s)] {
-                say(format!("{name} canary {}, stable {}", known(quantile.canary), known(quantile.stable)));
+                say(format!(
+                    "{name} canary {}, stable {}",
+                    known(quantile.canary),
+                    known(quantile.stable)
+                ));
             }
             for threshold in thresholds {
                 let slower = &threshold.slower;
@@ -98,7 +159,11 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence) {
         }
         Seen::Gauge { last, pairs, above } => {
             let known = |value: Option<f64>| value.map_or("unknown".to_owned(), figure);
-            say(format!("last     canary {}, stable {}", known(last.canary), known(last.stable)));
+            say(format!(
+                "last     canary {}, stable {}",
+                known(last.canary),
+                known(last.stable)
+            ));
             say(format!("above what is allowed in {above} of {pairs} pairs"));
         }
     }
@@ -121,7 +186,10 @@ fn strength(metric: &MetricEvidence) -> String {
     let mut parts = vec![format!("evidence {}", odds(metric.ln_e))];
     parts.extend(metric.ratio.map(|ratio| format!("seen {}", times(ratio))));
     match (metric.smallest_ratio, &metric.seen) {
-        (Some(ratio), _) => parts.push(format!("a rise to {} or more would have been found by now", times(ratio))),
+        (Some(ratio), _) => parts.push(format!(
+            "a rise to {} or more would have been found by now",
+            times(ratio)
+        )),
         // What could have been seen is only known of counts.
         (None, Seen::Latency { .. } | Seen::Gauge { .. }) => {}
         (None, _) => parts.push("no rise could have been found yet".to_owned()),
@@ -130,7 +198,10 @@ fn strength(metric: &MetricEvidence) -> String {
         parts.push(format!("bursts count {} times less", figure(metric.phi)));
     }
     if metric.dropped > 0 {
-        parts.push(format!("{} measurements made no sense and were left out", metric.dropped));
+        parts.push(format!(
+            "{} measurements made no sense and were left out",
+            metric.dropped
+        ));
     }
     parts.join("; ")
 }

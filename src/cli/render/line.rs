@@ -31,8 +31,12 @@ impl Tone {
     pub const fn style(self) -> Style {
         match self {
             Self::Plain => Style::new(),
-            Self::Good => Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green))).bold(),
-            Self::Warn => Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow))).bold(),
+            Self::Good => Style::new()
+                .fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)))
+                .bold(),
+            Self::Warn => Style::new()
+                .fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)))
+                .bold(),
             Self::Bad => Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red))).bold(),
             Self::Quiet => Style::new().dimmed(),
         }
@@ -55,12 +59,22 @@ pub struct Line {
 impl Line {
     /// A line at `at`.
     pub fn new(at: SignedDuration, tone: Tone, label: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { at: Some(at), label: label.into(), text: text.into(), tone }
+        Self {
+            at: Some(at),
+            label: label.into(),
+            text: text.into(),
+            tone,
+        }
     }
 
     /// A line without a time: a heading's detail, or the continuation of the line above.
     pub fn aside(tone: Tone, label: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { at: None, label: label.into(), text: text.into(), tone }
+        Self {
+            at: None,
+            label: label.into(),
+            text: text.into(),
+            tone,
+        }
     }
 
     /// The line with the escape sequences of its tone; the printer takes them out where nobody can see colours.
@@ -73,7 +87,9 @@ impl Line {
         let label = clean(&self.label);
         let pad = " ".repeat(8usize.saturating_sub(label.chars().count()));
         let text = clean(self.text.trim_end()).replace('\n', &format!("\n{:TEXT_AT$}", ""));
-        format!("{at:>5}  {style}{label}{style:#}{pad}  {text}").trim_end().to_owned()
+        format!("{at:>5}  {style}{label}{style:#}{pad}  {text}")
+            .trim_end()
+            .to_owned()
     }
 }
 

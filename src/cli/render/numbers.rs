@@ -148,11 +148,23 @@ mod tests {
         assert_eq!(length(SignedDuration::from_millis(140)), "140ms");
         assert_eq!([weight(Weight::ZERO), weight(Weight::FULL)], ["  0 %", "100 %"]);
         assert_eq!(weight(Weight::from_permille(5).unwrap()), "0.5 %");
-        assert_eq!([count(999.0), count(25_900.4), count(1e6)], ["999", "25,900", "1,000,000"]);
-        assert_eq!([percent(0.3029), percent(0.0009), percent(0.0)], ["30.3 %", "0.09 %", "0 %"]);
-        assert_eq!([odds(3149f64.ln()), odds(100f64.ln()), odds(0.0)], ["3,100 to 1", "100 to 1", "1 to 1"]);
+        assert_eq!(
+            [count(999.0), count(25_900.4), count(1e6)],
+            ["999", "25,900", "1,000,000"]
+        );
+        assert_eq!(
+            [percent(0.3029), percent(0.0009), percent(0.0)],
+            ["30.3 %", "0.09 %", "0 %"]
+        );
+        assert_eq!(
+            [odds(3149f64.ln()), odds(100f64.ln()), odds(0.0)],
+            ["3,100 to 1", "100 to 1", "1 to 1"]
+        );
         assert_eq!([times(1.52), times(303.0)], ["x1.5", "x303"]);
-        assert_eq!([seconds(0.2123), seconds(2.5), seconds(0.0)], ["212 ms", "2.5 s", "0 ms"]);
+        assert_eq!(
+            [seconds(0.2123), seconds(2.5), seconds(0.0)],
+            ["212 ms", "2.5 s", "0 ms"]
+        );
         assert_eq!([counted(1, "fault"), counted(1200, "pod")], ["1 fault", "1,200 pods"]);
     }
 

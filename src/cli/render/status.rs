@@ -4,10 +4,9 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
-use super::line::{Line, Tone};
 use super::numbers::{clean, count, length, moment};
 use super::table::table;
-use crate::daemon::api::{ReleaseSummary, RevisionView, RolloutView};
+use crate::daemon::api::{ReleaseSummary, RevisionView, RolloutView, Started};
 
 /// Every service, one line each.
 pub fn services(views: &[RolloutView]) -> String {
@@ -15,7 +14,10 @@ pub fn services(views: &[RolloutView]) -> String {
         return "no rollouts; put one file per service into the rollouts folder of `wade serve`\n".to_owned();
     }
     let rows: Vec<Vec<String>> = views.iter().map(service_row).collect();
-    table(&["ROLLOUT", "LISTEN", "SERVES", "READY", "RELEASE", "CANARY", "WHAT"], &rows)
+    table(
+        &["ROLLOUT", "LISTEN", "SERVES", "READY", "RELEASE", "CANARY", "WHAT"],
+        &rows,
+    )
 }
 
 fn service_row(view: &RolloutView) -> Vec<String> {
@@ -25,17 +27,28 @@ fn service_row(view: &RolloutView) -> Vec<String> {
         view.name.clone(),
         view.listen.clone().unwrap_or_else(none),
         view.stable.as_ref().map_or_else(none, |stable| stable.version.clone()),
-        view.stable.as_ref().map_or_else(none, |stable| format!("{}/{}", stable.ready, stable.wanted)),
+        view.stable
+            .as_ref()
+            .map_or_else(none, |stable| format!("{}/{}", stable.ready, stable.wanted)),
         release.map_or_else(none, |release| format!("{} {}", release.key.number, word(release))),
-        view.canary.as_ref().map_or_else(none, |canary| format!("{} at {}", canary.version, view.split)),
-        release.map_or_else(|| "nothing has been released yet".to_owned(), |release| release.summary.clone()),
+        view.canary
+            .as_ref()
+            .map_or_else(none, |canary| format!("{} at {}", canary.version, view.split)),
+        release.map_or_else(
+            || "nothing has been released yet".to_owned(),
+            |release| release.summary.clone(),
+        ),
     ]
 }
 
 /// One service with its revisions and instances.
 pub fn service(view: &RolloutView, zone: &TimeZone) -> String {
     let mut out = String::new();
-    let listen = view.listen.as_ref().map(|listen| format!(" on {listen}")).unwrap_or_default();
+    let listen = view
+        .listen
+        .as_ref()
+        .map(|listen| format!(" on {listen}"))
+        .unwrap_or_default();
     let _ = writeln!(out, "{}{listen}", view.name);
     match &view.stable {
         Some(stable) => revision(&mut out, "stable", stable),
@@ -46,10 +59,19 @@ pub fn service(view: &RolloutView, zone: &TimeZone) -> String {
         let _ = writeln!(out, "  split   canary {}", view.split);
     }
     if let Some(release) = &view.release {
-        let _ = writeln!(out, "  release {} of {}: {}", release.key.number, clean(&release.version), word(release));
+        let _ = writeln!(
+            out,
+            "  release {} of {}: {}",
+            release.key.number,
+            clean(&release.version),
+            word(release)
+        );
         let _ = writeln!(out, "          {}", clean(&release.summary).replace('\n', " "));
         let since = release.ended.unwrap_or(release.created);
-        let (verb, at) = (if release.ended.is_some() { "ended" } else { "asked for" }, moment(since, zone));
+        let (verb, at) = (
+            if release.ended.is_some() { "ended" } else { "asked for" },
+            moment(since, zone),
+        );
         let _ = writeln!(out, "          {verb} {at}, by {}", clean(&release.by));
     }
     for (id, reason) in &view.quarantined {
@@ -70,7 +92,8 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
         count(view.errors as f64)
     );
     for instance in &view.instances {
-        let known = |name: &str, value: Option<String>| value.map(|value| format!("  {name} {value}")).unwrap_or_default();
+        let known =
+            |name: &str, value: Option<String>| value.map(|value| format!("  {name} {value}")).unwrap_or_default();
         let restarts = (instance.restarts > 0).then(|| instance.restarts.to_string());
         let _ = writeln!(
             out,
@@ -80,7 +103,13 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
             known("pid", instance.pid.map(|pid| pid.to_string())),
             known("port", instance.port.map(|port| port.to_string())),
             known("restarts", restarts),
-            known("·", instance.diagnosis.as_deref().map(|words| clean(words).replace('\n', " "))),
+            known(
+                "·",
+                instance
+                    .diagnosis
+                    .as_deref()
+                    .map(|words| clean(words).replace('\n', " "))
+            ),
         );
     }
 }
@@ -88,7 +117,14 @@ fn revision(out: &mut String, side: &str, view: &RevisionView) {
 /// What changed of a service, for `status -w` over all of them.
 pub fn change(view: &RolloutView) -> String {
     let row = service_row(view);
-    format!("{}   serves {}   release {}   canary {}   {}", row[0], row[2], row[4], row[5], clean(&row[6]).replace('\n', " "))
+    format!(
+        "{}   serves {}   release {}   canary {}   {}",
+        row[0],
+        row[2],
+        row[4],
+        row[5],
+        clean(&row[6]).replace('\n', " ")
+    )
 }
 
 /// Releases, newest first.
@@ -110,7 +146,19 @@ pub fn history(releases: &[ReleaseSummary], zone: &TimeZone) -> String {
         ]
     };
     let rows: Vec<Vec<String>> = releases.iter().map(row).collect();
-    table(&["RELEASE", "VERSION", "FROM", "OUTCOME", "ASKED FOR", "TOOK", "BY", "WHY"], &rows)
+    table(
+        &[
+            "RELEASE",
+            "VERSION",
+            "FROM",
+            "OUTCOME",
+            "ASKED FOR",
+            "TOOK",
+            "BY",
+            "WHY",
+        ],
+        &rows,
+    )
 }
 
 /// How a release ended, or where it is.
@@ -124,9 +172,24 @@ pub fn word(release: &ReleaseSummary) -> String {
     }
 }
 
-/// The head of a release: what goes where, what was found, the plan, and how to go back.
-pub fn head(name: &str, number: Option<u64>, from: Option<&str>, to: &str) -> Line {
-    let way = from.map_or_else(|| to.to_owned(), |from| format!("{from} → {to}"));
-    let release = number.map(|number| format!("   release {number}")).unwrap_or_default();
-    Line::aside(Tone::Plain, name, format!("{way}{release}"))
+/// The head of a release: what goes where, what was found, the plan, and how to go back. Without a release (the
+/// revision serves already) only what was found.
+pub fn head(name: &str, started: &Started) -> String {
+    let way = match &started.stable {
+        Some(stable) if started.release.is_some() => format!("{stable} → {}", started.canary),
+        _ => started.canary.clone(),
+    };
+    let release = started.release.as_ref().map(|key| format!("   release {}", key.number)).unwrap_or_default();
+    let mut out = format!("{name} {}{release}\n", clean(&way));
+    let mut say = |label: &str, text: &str| {
+        for (index, line) in clean(text.trim_end()).lines().enumerate() {
+            let _ = writeln!(out, "{:<9}{line}", if index == 0 { label } else { "" });
+        }
+    };
+    say("found", &started.found.join("\n"));
+    if started.release.is_some() {
+        say("plan", &started.plan);
+        say("go back", &format!("wade abort {name}"));
+    }
+    out
 }

@@ -52,10 +52,12 @@ impl Context {
     }
 }
 
-/// Tells a release event by event. Holds what the last line needs: how many requests the canary has failed.
+/// Tells a release event by event. It follows the state itself, because entries that were decided together arrive with
+/// the phase after the last of them; and it remembers what the last line needs: how many requests the canary failed.
 #[derive(Clone, Debug)]
 pub struct Timeline {
     context: Context,
+    state: State,
     failed: Option<f64>,
     /// The exit code to name in the last line, by outcome; not where nothing exits.
     exit: Option<fn(&Outcome) -> u8>,
@@ -63,8 +65,9 @@ pub struct Timeline {
 
 impl Timeline {
     /// A timeline in which nothing has been told.
-    pub const fn new(context: Context) -> Self {
-        Self { context, failed: None, exit: None }
+    pub fn new(context: Context) -> Self {
+        let state = State::new(context.started);
+        Self { context, state, failed: None, exit: None }
     }
 
     /// With the exit code in the last line.
@@ -79,14 +82,26 @@ impl Timeline {
         &self.context
     }
 
-    /// The lines of one entry, after which the release is in `phase`. Empty for what only machines want to know.
-    pub fn entry(&mut self, entry: &Entry, phase: &Phase) -> Vec<Line> {
+    /// Where the release is after what has been told.
+    pub const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The lines of the next entry; entries come in order, each once. Empty for what only machines want to know.
+    pub fn entry(&mut self, entry: &Entry) -> Vec<Line> {
         self.remember(entry.verdict.as_deref());
         let at = self.context.since(entry.at);
-        let mut lines: Vec<Line> = self.event(at, entry, phase).into_iter().collect();
-        match phase {
-            Phase::Gated { stage } if !in_place(&entry.event) => lines.push(self.gate(at, *stage)),
-            Phase::Done(outcome) => lines.push(self.outcome(at, outcome)),
+        let before = match apply(&self.context.plan, &self.state, &entry.event, entry.at) {
+            Ok(next) => std::mem::replace(&mut self.state, next),
+            // A damaged record is still worth reading.
+            Err(error) => return vec![Line::new(at, Tone::Bad, "?", format!("{} (entry {}: {error})", entry.reason, entry.number))],
+        };
+        let mut lines: Vec<Line> = self.event(at, entry, &before.phase).into_iter().collect();
+        match &self.state.phase {
+            Phase::Gated { stage } if !matches!(before.phase, Phase::Gated { .. }) && entry.event != Event::AskedForProof => {
+                lines.push(self.gate(at, *stage));
+            }
+            Phase::Done(outcome) if before.outcome().is_none() => lines.push(self.outcome(at, outcome)),
             _ => {}
         }
         lines
@@ -117,7 +132,7 @@ impl Timeline {
     /// The lines of a notice that belong into a log: looks are left out.
     pub fn notice(&mut self, notice: &Notice) -> Vec<Line> {
         match notice {
-            Notice::Entry { entry, phase, .. } => self.entry(entry, phase),
+            Notice::Entry { entry, .. } => self.entry(entry),
             Notice::Look { verdict, .. } => {
                 self.remember(verdict.as_deref());
                 Vec::new()
@@ -132,7 +147,7 @@ impl Timeline {
         }
     }
 
-    fn event(&self, at: SignedDuration, entry: &Entry, phase: &Phase) -> Option<Line> {
+    fn event(&self, at: SignedDuration, entry: &Entry, before: &Phase) -> Option<Line> {
         let (plan, why) = (&self.context.plan, entry.reason.as_str());
         let line = |tone: Tone, label: &str, text: String| Some(Line::new(at, tone, label, text));
         let said = |tone: Tone, label: &str| line(tone, label, why.to_owned());
@@ -147,11 +162,13 @@ impl Timeline {
             Event::SmokePassed => said(Tone::Plain, "smoke"),
             Event::GateOpened { .. } => said(Tone::Good, "gate"),
             Event::Shifted { .. } => {
-                let stage = &plan.stages[phase.stage()?];
+                let stage = &plan.stages[before.stage()?];
                 line(Tone::Plain, &share(&stage.split), doing(plan, stage))
             }
             Event::StageEnded { proof: Proof::Passed } => said(Tone::Good, "pass"),
             Event::StageEnded { proof: Proof::Unproven } => said(Tone::Warn, "unproven"),
+            // A stage without time (a first deploy's) has no end worth a line.
+            Event::StageEnded { proof: Proof::NotJudged } if plan.stages[before.stage()?].max.0.is_zero() => None,
             Event::StageEnded { proof: Proof::NotJudged } => said(Tone::Plain, "over"),
             Event::AskedForProof => said(Tone::Warn, "gate"),
             Event::Promoted { .. } => said(Tone::Good, "promote"),
@@ -223,20 +240,7 @@ impl Timeline {
 /// Every line of a recorded release, oldest first.
 pub fn record_lines(record: &ReleaseRecord) -> Vec<Line> {
     let mut timeline = Timeline::new(Context::of(record));
-    let mut state = State::new(record.created);
-    let mut lines = Vec::new();
-    for entry in &record.history {
-        match apply(&record.plan, &state, &entry.event, entry.at) {
-            Ok(next) => state = next,
-            Err(error) => {
-                // A damaged record is still worth reading up to here.
-                lines.push(Line::aside(Tone::Bad, "damaged", format!("entry {}: {error}", entry.number)));
-                return lines;
-            }
-        }
-        lines.extend(timeline.entry(entry, &state.phase));
-    }
-    lines
+    record.history.iter().flat_map(|entry| timeline.entry(entry)).collect()
 }
 
 /// An outcome as the headline of its line.
@@ -259,20 +263,6 @@ pub const fn users(traffic_on: TrafficOn) -> &'static str {
         TrafficOn::Canary => "some users are on the new revision",
         TrafficOn::Unknown => "the router does not say where users are",
     }
-}
-
-/// Whether an event leaves the phase as it was, so that a gate it happens at has been told already.
-const fn in_place(event: &Event) -> bool {
-    matches!(
-        event,
-        Event::Paused { .. }
-            | Event::Resumed { .. }
-            | Event::Refused { .. }
-            | Event::SignalsLost { .. }
-            | Event::SignalsBack
-            | Event::WouldHave
-            | Event::AskedForProof
-    )
 }
 
 /// The split as the column before the sentence.

@@ -24,7 +24,12 @@ pub fn why(record: &ReleaseRecord, zone: &TimeZone, colour: bool) -> String {
         let _ = writeln!(out, "{}", if colour { line.styled() } else { line.to_string() });
     }
     if let Some(traffic_on) = record.state.stuck {
-        let _ = writeln!(out, "it is stuck: {}; Wade keeps trying, `wade retry {}` starts its clock again", users(traffic_on), record.key.rollout);
+        let _ = writeln!(
+            out,
+            "it is stuck: {}; Wade keeps trying, `wade retry {}` starts its clock again",
+            users(traffic_on),
+            record.key.rollout
+        );
     }
     if let Some(verdict) = &record.verdict {
         let _ = write!(out, "\nlast verdict   {}", clean(&whole(verdict)));
@@ -37,16 +42,43 @@ pub fn why(record: &ReleaseRecord, zone: &TimeZone, colour: bool) -> String {
 }
 
 fn head(out: &mut String, record: &ReleaseRecord, zone: &TimeZone) {
-    let from = record.stable.as_ref().map(|stable| format!("{} → ", stable.version)).unwrap_or_default();
-    let state = record.state.outcome().map_or_else(|| record.state.phase.label(), headline);
+    let from = record
+        .stable
+        .as_ref()
+        .map(|stable| format!("{} → ", stable.version))
+        .unwrap_or_default();
+    let state = record
+        .state
+        .outcome()
+        .map_or_else(|| record.state.phase.label(), headline);
     let mut say = |label: &str, text: String| {
         let _ = writeln!(out, "{label:<10}{}", clean(&text).replace('\n', " "));
     };
-    say(&record.key.rollout, format!("release {}   {from}{}   {state}", record.key.number, record.canary.version));
-    let words = record.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    say("asked for", format!("{} by {}{words}", moment(record.created, zone), record.by.user));
+    say(
+        &record.key.rollout,
+        format!(
+            "release {}   {from}{}   {state}",
+            record.key.number, record.canary.version
+        ),
+    );
+    let words = record
+        .reason
+        .as_ref()
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
+    say(
+        "asked for",
+        format!("{} by {}{words}", moment(record.created, zone), record.by.user),
+    );
     if let Some(ended) = record.ended {
-        say("ended", format!("{}, after {}", moment(ended, zone), length(ended.duration_since(record.created))));
+        say(
+            "ended",
+            format!(
+                "{}, after {}",
+                moment(ended, zone),
+                length(ended.duration_since(record.created))
+            ),
+        );
     }
     let pipeline = &record.pipeline;
     let commit = pipeline.commit.as_ref().map(|commit| format!("commit {commit}"));
@@ -55,8 +87,18 @@ fn head(out: &mut String, record: &ReleaseRecord, zone: &TimeZone) {
     if !source.is_empty() {
         say("source", source.join(", "));
     }
-    let set: Vec<String> = record.canary.variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    say("revision", format!("{}   {}", record.canary.id, set.join(" ")).trim_end().to_owned());
+    let set: Vec<String> = record
+        .canary
+        .variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    say(
+        "revision",
+        format!("{}   {}", record.canary.id, set.join(" "))
+            .trim_end()
+            .to_owned(),
+    );
     let weights: Vec<String> = record.plan.stages.iter().map(|stage| stage.split.to_string()).collect();
     let lane = match &record.plan.lane {
         Lane::Normal => String::new(),
@@ -64,7 +106,10 @@ fn head(out: &mut String, record: &ReleaseRecord, zone: &TimeZone) {
         Lane::Rollback => ", fast lane back".to_owned(),
         Lane::Emergency { reason } => format!(", EMERGENCY ({reason})"),
     };
-    say("plan", format!("{}{lane}: {}", record.plan.strategy, weights.join(" → ")));
+    say(
+        "plan",
+        format!("{}{lane}: {}", record.plan.strategy, weights.join(" → ")),
+    );
     if let Comparison::LimitsOnly { reason } = &record.plan.comparison {
         say("compared", format!("with fixed limits only: {reason}"));
     }

@@ -1,15 +1,18 @@
 //! The local platform as one release's controller drives it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use async_trait::async_trait;
 
 use super::service::{Running, Service};
+use crate::clock::stopwatch;
 use crate::engine::desired::instances;
 use crate::engine::{Action, RouteFact, SmokeReport, World};
 use crate::plan::{ALL_STABLE, SmokePlan};
 use crate::platforms::{Platform, PlatformError};
 use crate::smoke::{self, SmokeTarget};
+use crate::spec::Span;
 
 /// One release on a local service.
 ///
@@ -28,8 +31,33 @@ pub struct LocalPlatform {
 enum Smoke {
     #[default]
     NotStarted,
-    Running,
-    Done(SmokeReport),
+    Running {
+        /// What the run before said, while it is being repeated.
+        before: Option<SmokeReport>,
+    },
+    Done {
+        report: SmokeReport,
+        at: Instant,
+    },
+}
+
+impl Smoke {
+    fn report(&self) -> Option<&SmokeReport> {
+        match self {
+            Self::NotStarted => None,
+            Self::Running { before } => before.as_ref(),
+            Self::Done { report, .. } => Some(report),
+        }
+    }
+
+    /// Whether a run is due: none has been made, or the plan wants it again.
+    fn is_due(&self, again: Option<Span>) -> bool {
+        match self {
+            Self::NotStarted => true,
+            Self::Running { .. } => false,
+            Self::Done { at, .. } => again.is_some_and(|again| at.elapsed() >= again.0),
+        }
+    }
 }
 
 impl LocalPlatform {
@@ -41,16 +69,26 @@ impl LocalPlatform {
         smoke_plan: SmokePlan,
         client: reqwest::Client,
     ) -> Self {
-        Self { service, canary, stable, smoke_plan, client, smoke: Arc::default() }
+        Self {
+            service,
+            canary,
+            stable,
+            smoke_plan,
+            client,
+            smoke: Arc::default(),
+        }
     }
 
     fn adopted(&self) -> bool {
-        self.service.sides().stable.is_some_and(|stable| stable.id == self.canary.id)
+        self.service
+            .sides()
+            .stable
+            .is_some_and(|stable| stable.id == self.canary.id)
     }
 
     fn start_smoke(&self) {
         let mut smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner);
-        if !matches!(*smoke, Smoke::NotStarted) {
+        if !smoke.is_due(self.smoke_plan.again) {
             return;
         }
         let targets: Vec<SmokeTarget> = self
@@ -65,12 +103,13 @@ impl LocalPlatform {
         if (targets.len() as u64) < u64::from(wanted) {
             return;
         }
-        *smoke = Smoke::Running;
+        let before = smoke.report().cloned();
+        *smoke = Smoke::Running { before };
         let (plan, client, shared) = (self.smoke_plan.clone(), self.client.clone(), Arc::clone(&self.smoke));
         let wake = Arc::clone(&self.service.wake);
         tokio::spawn(async move {
             let report = smoke::run(&plan, &targets, &Default::default(), &client).await;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done(report);
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done { report, at: stopwatch() };
             wake.notify_one();
         });
     }
@@ -87,16 +126,35 @@ impl Platform for LocalPlatform {
             .find(|running| running.id == self.canary.id)
             .map_or(0, |running| running.wanted);
         let canary = self.service.presence(&self.canary.id, self.canary.full, canary_wanted);
-        let stable = self.stable.as_ref().map(|stable| self.service.presence(&stable.id, stable.full, stable.wanted)).unwrap_or_default();
+        let stable = self
+            .stable
+            .as_ref()
+            .map(|stable| self.service.presence(&stable.id, stable.full, stable.wanted))
+            .unwrap_or_default();
         let split = self.service.split();
         // After the hand over the new revision is the service's stable, and "everything to stable" means it.
-        let split = if adopted && split == ALL_STABLE { crate::plan::Split::weight(crate::spec::Weight::FULL) } else { split };
-        let restored = if adopted { stable.exists == 0 } else { canary.exists == 0 && split == ALL_STABLE };
-        let smoke = match &*self.smoke.lock().unwrap_or_else(PoisonError::into_inner) {
-            Smoke::Done(report) => Some(report.clone()),
-            Smoke::NotStarted | Smoke::Running => None,
+        let split = if adopted && split == ALL_STABLE {
+            crate::plan::Split::weight(crate::spec::Weight::FULL)
+        } else {
+            split
         };
-        Ok(World { canary, stable, route: RouteFact { split: Some(split), conflict: None }, adopted, smoke, restored })
+        let restored = if adopted {
+            stable.exists == 0
+        } else {
+            canary.exists == 0 && split == ALL_STABLE
+        };
+        let smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner).report().cloned();
+        Ok(World {
+            canary,
+            stable,
+            route: RouteFact {
+                split: Some(split),
+                conflict: None,
+            },
+            adopted,
+            smoke,
+            restored,
+        })
     }
 
     async fn apply(&mut self, action: &Action, epoch: u64) -> Result<(), PlatformError> {
@@ -106,7 +164,10 @@ impl Platform for LocalPlatform {
             Action::Hold | Action::Restore => Ok(()),
             Action::Canary { capacity } => {
                 let wanted = instances(*capacity, self.canary.full);
-                let running = Running { wanted, ..self.canary.clone() };
+                let running = Running {
+                    wanted,
+                    ..self.canary.clone()
+                };
                 if self.adopted() || self.service.sides().canary.as_ref() == Some(&running) {
                     return Ok(());
                 }
@@ -128,7 +189,10 @@ impl Platform for LocalPlatform {
                 if self.adopted() {
                     return Ok(());
                 }
-                let running = Running { wanted: self.canary.full, ..self.canary.clone() };
+                let running = Running {
+                    wanted: self.canary.full,
+                    ..self.canary.clone()
+                };
                 // Who is stable and where requests go change in one step, so no request sees one without the other.
                 self.service.change(|sides, split| {
                     sides.stable = Some(running);

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,18 +17,13 @@ use tokio::task::JoinHandle;
 
 use super::process::{Diagnosis, Instance, Problem, ProcessSpec, RevisionProcesses, State, Supervisor};
 use super::proxy::{
-    Backend, LATENCY_BOUNDS_SECONDS, MatchOn, MatchRule, MatchTest, Mirror, Proxy, ProxyConfig, ProxyError,
-    RevisionCounters, Routes, Snapshot, StickyCookie, Traffic,
+    Backend, MatchOn, MatchRule, MatchTest, Mirror, Proxy, ProxyConfig, ProxyError, Routes, Snapshot, StickyCookie,
 };
 use crate::clock::Clock;
 use crate::engine::{self, Presence};
 use crate::judge::Sides;
 use crate::plan::Split;
 use crate::platforms::PlatformError;
-use crate::signals::merge::Merged;
-use crate::signals::router::{RouterCounters, RouterLatency, RouterSide, RouterSignals};
-use crate::signals::scrape::{ScrapeConfig, Scraper, Target};
-use crate::signals::{Patience, Sample, Side, Signals};
 use crate::spec::TrafficMatch;
 
 /// What a service is made with.
@@ -41,8 +37,9 @@ pub struct ServiceSetup {
     pub answer_within: Option<Duration>,
     /// Keep each user on one revision.
     pub sticky: Option<StickyCookie>,
-    /// The path of the instances' metrics, if they show any, and how often to read it.
-    pub scrape: Option<(String, Duration)>,
+    /// Where the instances are listed for a Prometheus server's `file_sd_configs`, with service, revision and version
+    /// as labels.
+    pub targets: Option<PathBuf>,
 }
 
 /// A revision that runs, or should.
@@ -66,8 +63,7 @@ pub struct Service {
     supervisor: Arc<Supervisor>,
     proxy: Option<Proxy>,
     sticky: Option<StickyCookie>,
-    scrape: Option<(String, Duration)>,
-    client: reqwest::Client,
+    targets: Option<PathBuf>,
     clock: Arc<dyn Clock>,
     epoch: AtomicU64,
     inner: Mutex<Inner>,
@@ -80,6 +76,8 @@ struct Inner {
     sides: Sides<Option<Running>>,
     split: Split,
     none_ready: BTreeMap<String, Timestamp>,
+    /// The list of instances as it was written last.
+    listed: String,
 }
 
 impl Service {
@@ -91,7 +89,6 @@ impl Service {
     pub fn open(
         setup: ServiceSetup,
         supervisor: Arc<Supervisor>,
-        client: reqwest::Client,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, ProxyError> {
         let proxy = setup
@@ -109,8 +106,7 @@ impl Service {
             supervisor,
             proxy,
             sticky: setup.sticky,
-            scrape: setup.scrape,
-            client,
+            targets: setup.targets,
             clock,
             epoch: AtomicU64::new(0),
             inner: Mutex::default(),
@@ -138,6 +134,16 @@ impl Service {
                 service.wake.notify_one();
             }
         })
+    }
+
+    /// The clock that the service goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Whether requests come in through a proxy.
+    pub fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
     }
 
     /// The service's name.
@@ -184,7 +190,11 @@ impl Service {
             let mut inner = self.lock();
             let Inner { sides, split, .. } = &mut *inner;
             change(sides, split);
-            [&inner.sides.stable, &inner.sides.canary].into_iter().flatten().cloned().collect()
+            [&inner.sides.stable, &inner.sides.canary]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect()
         };
         for running in &wanted {
             self.supervisor
@@ -207,7 +217,11 @@ impl Service {
     /// [`PlatformError::Fenced`].
     pub fn admit(&self, epoch: u64) -> Result<(), PlatformError> {
         let theirs = self.epoch.fetch_max(epoch, Ordering::SeqCst);
-        if theirs > epoch { Err(PlatformError::Fenced { ours: epoch, theirs }) } else { Ok(()) }
+        if theirs > epoch {
+            Err(PlatformError::Fenced { ours: epoch, theirs })
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives the proxy the split with the instances that are ready now.
@@ -224,6 +238,17 @@ impl Service {
                 tracing::error!(service = self.name, %error, "routes refused");
             }
         }
+        if let Some(path) = &self.targets {
+            let list = target_list(&self.name, &inner.sides, &processes);
+            if list != inner.listed {
+                match replace(path, &list) {
+                    Ok(()) => inner.listed = list,
+                    Err(error) => {
+                        tracing::warn!(service = self.name, %error, path = %path.display(), "the list of instances for Prometheus cannot be written")
+                    }
+                }
+            }
+        }
     }
 
     /// One side's instances as the engine sees them.
@@ -232,10 +257,18 @@ impl Service {
         let drained = self.proxy.as_ref().is_none_or(|proxy| proxy.drained(revision));
         let none_ready_since = self.lock().none_ready.get(revision).copied();
         let Some(processes) = processes.into_iter().find(|processes| processes.revision == revision) else {
-            return Presence { full, drained, none_ready_since, ..Presence::default() };
+            return Presence {
+                full,
+                drained,
+                none_ready_since,
+                ..Presence::default()
+            };
         };
-        let live: Vec<&Instance> =
-            processes.instances.iter().filter(|instance| !matches!(instance.state, State::Stopping { .. })).collect();
+        let live: Vec<&Instance> = processes
+            .instances
+            .iter()
+            .filter(|instance| !matches!(instance.state, State::Stopping { .. }))
+            .collect();
         let ready: Vec<Timestamp> = live.iter().filter_map(|instance| ready_since(instance)).collect();
         let all = wanted > 0 && ready.len() as u32 >= wanted;
         Presence {
@@ -246,7 +279,11 @@ impl Service {
             none_ready_since,
             restarts: live.iter().map(|instance| instance.restarts).sum(),
             drained,
-            diagnosis: live.iter().filter_map(|instance| instance.diagnosis.as_ref()).max_by_key(|d| is_fatal(d)).map(in_engine_words),
+            diagnosis: live
+                .iter()
+                .filter_map(|instance| instance.diagnosis.as_ref())
+                .max_by_key(|d| is_fatal(d))
+                .map(in_engine_words),
         }
     }
 
@@ -276,10 +313,17 @@ impl Service {
 
 impl Inner {
     fn note_readiness(&mut self, processes: &[RevisionProcesses], now: Timestamp) {
-        let running: Vec<&str> = [&self.sides.canary, &self.sides.stable].into_iter().flatten().map(|r| r.id.as_str()).collect();
-        self.none_ready.retain(|revision, _| running.contains(&revision.as_str()));
+        let running: Vec<&str> = [&self.sides.canary, &self.sides.stable]
+            .into_iter()
+            .flatten()
+            .map(|r| r.id.as_str())
+            .collect();
+        self.none_ready
+            .retain(|revision, _| running.contains(&revision.as_str()));
         for id in running {
-            let any = processes.iter().any(|p| p.revision == id && p.instances.iter().any(|i| ready_since(i).is_some()));
+            let any = processes
+                .iter()
+                .any(|p| p.revision == id && p.instances.iter().any(|i| ready_since(i).is_some()));
             if any {
                 self.none_ready.remove(id);
             } else {
@@ -289,104 +333,37 @@ impl Inner {
     }
 }
 
-/// The proxy's counters and the instances' own metrics, as one source.
-///
-/// Made anew for each release (and for the time between two): what a revision has counted before is then a baseline,
-/// and no counter changes sides within the life of one source.
-pub struct LocalSignals {
-    service: Arc<Service>,
-    router: RouterSignals,
-    source: Box<dyn Signals>,
-    scraper: Option<ScraperTargets>,
-}
-
-/// The scraper's address book, kept up to date with every look.
-struct ScraperTargets {
-    path: String,
-    scraper: Arc<Scraper>,
-    last: Vec<Target>,
-}
-
-impl LocalSignals {
-    /// A source that reads `service`. Must be called inside a tokio runtime.
-    pub fn new(service: &Arc<Service>) -> Self {
-        let router = RouterSignals::new(service.clock.now(), Patience::default());
-        let scraper = service.scrape.as_ref().map(|(path, interval)| {
-            let config = ScrapeConfig { interval: *interval, ..ScrapeConfig::default() };
-            let scraper = Arc::new(Scraper::start(service.client.clone(), config, Arc::clone(&service.clock)));
-            ScraperTargets { path: path.clone(), scraper, last: Vec::new() }
-        });
-        let source: Box<dyn Signals> = match (&scraper, &service.proxy) {
-            (Some(scraper), Some(_)) => Box::new(Merged::new(router.clone(), Arc::clone(&scraper.scraper))),
-            (Some(scraper), None) => Box::new(Arc::clone(&scraper.scraper)),
-            (None, _) => Box::new(router.clone()),
-        };
-        let mut signals = Self { service: Arc::clone(service), router, source, scraper };
-        signals.refresh(service.clock.now());
-        signals
-    }
-
-    fn refresh(&mut self, now: Timestamp) {
-        let (sides, mirrored) = {
-            let inner = self.service.lock();
-            (inner.sides.clone(), !inner.split.mirror.is_zero() && !inner.split.serves_users())
-        };
-        if let Some(proxy) = &self.service.proxy {
-            let snapshot = proxy.snapshot();
-            let zero = RevisionCounters::default();
-            let side = |running: &Option<Running>, mirrored: bool| {
-                let running = running.as_ref()?;
-                let counters = snapshot.revisions.get(&running.id).unwrap_or(&zero);
-                // A shadow stage is judged by the copies; users' answers and copies are never added up.
-                Some(if mirrored {
-                    router_side(format!("{} mirrored", running.id), &counters.mirror)
-                } else {
-                    router_side(running.id.clone(), &counters.users)
-                })
-            };
-            self.router.feed(now, Sides { canary: side(&sides.canary, mirrored), stable: side(&sides.stable, false) });
-        }
-        if let Some(book) = &mut self.scraper {
-            let targets = targets(&sides, &self.service.processes(), &book.path);
-            if targets != book.last {
-                book.last.clone_from(&targets);
-                book.scraper.set_targets(targets);
-            }
-        }
-    }
-}
-
-impl Signals for LocalSignals {
-    fn take(&mut self, now: Timestamp) -> Sample {
-        self.refresh(now);
-        self.source.take(now)
-    }
-
-    fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
-        self.source.expect_canary_traffic(since);
-    }
-}
-
-fn ready_since(instance: &Instance) -> Option<Timestamp> {
+pub(super) fn ready_since(instance: &Instance) -> Option<Timestamp> {
     match instance.state {
         State::Ready { since } => Some(since),
         _ => None,
     }
 }
 
-fn endpoint(instance: &Instance) -> Option<SocketAddr> {
+pub(super) fn endpoint(instance: &Instance) -> Option<SocketAddr> {
     instance.port.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 fn endpoints(processes: &[RevisionProcesses], revision: &str, also_unready: bool) -> Vec<SocketAddr> {
-    let instances = || processes.iter().filter(|p| p.revision == revision).flat_map(|p| &p.instances);
-    let ready: Vec<SocketAddr> = instances().filter(|i| ready_since(i).is_some()).filter_map(endpoint).collect();
+    let instances = || {
+        processes
+            .iter()
+            .filter(|p| p.revision == revision)
+            .flat_map(|p| &p.instances)
+    };
+    let ready: Vec<SocketAddr> = instances()
+        .filter(|i| ready_since(i).is_some())
+        .filter_map(endpoint)
+        .collect();
     if !ready.is_empty() || !also_unready {
         return ready;
     }
     // When no probe of a revision that has users answers, trying is better than refusing all of them. So it is right
     // after a restart of the daemon, too: what it adopted has not been probed yet and serves as it did before.
-    instances().filter(|i| matches!(i.state, State::Unready { .. } | State::Starting { .. })).filter_map(endpoint).collect()
+    instances()
+        .filter(|i| matches!(i.state, State::Unready { .. } | State::Starting { .. }))
+        .filter_map(endpoint)
+        .collect()
 }
 
 fn routes(inner: &Inner, processes: &[RevisionProcesses], sticky: Option<&StickyCookie>) -> Routes {
@@ -400,7 +377,12 @@ fn routes(inner: &Inner, processes: &[RevisionProcesses], sticky: Option<&Sticky
             endpoints: endpoints(processes, &stable.id, true),
         });
     }
-    if let Some(canary) = inner.sides.canary.as_ref().filter(|canary| inner.sides.stable.as_ref().is_none_or(|stable| stable.id != canary.id)) {
+    if let Some(canary) = inner
+        .sides
+        .canary
+        .as_ref()
+        .filter(|canary| inner.sides.stable.as_ref().is_none_or(|stable| stable.id != canary.id))
+    {
         backends.push(Backend {
             revision: canary.id.clone(),
             weight: split.weight.permille(),
@@ -418,12 +400,60 @@ fn routes(inner: &Inner, processes: &[RevisionProcesses], sticky: Option<&Sticky
             backends[0].weight = 1000;
         }
     }
-    let canary = inner.sides.canary.as_ref().filter(|canary| backends.iter().any(|backend| backend.revision == canary.id));
-    let matches = split.matching.as_ref().zip(canary).map(|(matching, canary)| match_rule(matching, &canary.id));
-    let mirror = canary
-        .filter(|_| !split.mirror.is_zero())
-        .map(|canary| Mirror { revision: canary.id.clone(), permille: split.mirror.permille() });
-    Routes { split: backends, matches: matches.into_iter().collect(), sticky: sticky.cloned(), mirror }
+    let canary = inner
+        .sides
+        .canary
+        .as_ref()
+        .filter(|canary| backends.iter().any(|backend| backend.revision == canary.id));
+    let matches = split
+        .matching
+        .as_ref()
+        .zip(canary)
+        .map(|(matching, canary)| match_rule(matching, &canary.id));
+    let mirror = canary.filter(|_| !split.mirror.is_zero()).map(|canary| Mirror {
+        revision: canary.id.clone(),
+        permille: split.mirror.permille(),
+    });
+    Routes {
+        split: backends,
+        matches: matches.into_iter().collect(),
+        sticky: sticky.cloned(),
+        mirror,
+    }
+}
+
+/// The instances that run, as Prometheus reads them from a file.
+fn target_list(service: &str, sides: &Sides<Option<Running>>, processes: &[RevisionProcesses]) -> String {
+    let group = |running: &Running| {
+        let instances = processes
+            .iter()
+            .filter(|p| p.revision == running.id)
+            .flat_map(|p| &p.instances);
+        let targets: Vec<String> = instances
+            .filter_map(endpoint)
+            .map(|address| address.to_string())
+            .collect();
+        serde_json::json!({
+            "targets": targets,
+            "labels": {"service": service, "revision": running.id, "version": running.version},
+        })
+    };
+    let groups: Vec<serde_json::Value> = [&sides.stable, &sides.canary]
+        .into_iter()
+        .flatten()
+        .map(group)
+        .collect();
+    serde_json::Value::Array(groups).to_string()
+}
+
+/// Whole or not at all: Prometheus may read at any moment.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let new = path.with_extension("new");
+    std::fs::write(&new, text)?;
+    std::fs::rename(&new, path)
 }
 
 fn match_rule(matching: &TrafficMatch, revision: &str) -> MatchRule {
@@ -432,24 +462,11 @@ fn match_rule(matching: &TrafficMatch, revision: &str) -> MatchRule {
         TrafficMatch::Cookie(named) => (MatchOn::Cookie(named.name.clone()), named),
     };
     let test = named.value.clone().map_or(MatchTest::Present, MatchTest::Exact);
-    MatchRule { on, test, revision: revision.to_owned() }
-}
-
-fn targets(sides: &Sides<Option<Running>>, processes: &[RevisionProcesses], path: &str) -> Vec<Target> {
-    let mut targets = Vec::new();
-    for (side, running) in [(Side::Stable, &sides.stable), (Side::Canary, &sides.canary)] {
-        let Some(running) = running else { continue };
-        for instance in processes.iter().filter(|p| p.revision == running.id).flat_map(|p| &p.instances) {
-            let (Some(_), Some(address), Some(pid)) = (ready_since(instance), endpoint(instance), instance.pid) else { continue };
-            targets.push(Target { pod: format!("{}-{}-{pid}", running.id, instance.slot), side, url: format!("http://{address}{path}"), started: None });
-        }
+    MatchRule {
+        on,
+        test,
+        revision: revision.to_owned(),
     }
-    targets
-}
-
-fn router_side(revision: String, traffic: &Traffic) -> RouterSide {
-    let latency = (!traffic.latency.is_empty()).then(|| RouterLatency { le: LATENCY_BOUNDS_SECONDS.into(), counts: traffic.latency.clone() });
-    RouterSide { revision, counters: RouterCounters { requests: traffic.requests, errors: traffic.errors }, latency }
 }
 
 /// What waiting does not mend.
@@ -468,6 +485,9 @@ const fn is_fatal(diagnosis: &Diagnosis) -> bool {
 }
 
 fn in_engine_words(diagnosis: &Diagnosis) -> engine::Diagnosis {
-    engine::Diagnosis { kind: diagnosis.what.label().to_owned(), message: diagnosis.to_string(), fatal: is_fatal(diagnosis) }
+    engine::Diagnosis {
+        kind: diagnosis.what.label().to_owned(),
+        message: diagnosis.to_string(),
+        fatal: is_fatal(diagnosis),
+    }
 }
-

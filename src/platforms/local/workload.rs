@@ -29,7 +29,10 @@ impl LocalWorkload {
     /// What the supervisor is asked to run.
     pub fn process_spec(&self) -> ProcessSpec {
         let process = &self.process;
-        let workdir = process.workdir.as_deref().map_or_else(|| self.base_dir.clone(), |dir| self.base_dir.join(dir));
+        let workdir = process
+            .workdir
+            .as_deref()
+            .map_or_else(|| self.base_dir.clone(), |dir| self.base_dir.join(dir));
         ProcessSpec {
             command: process.command.clone(),
             env: process.env.clone(),
@@ -46,7 +49,9 @@ impl LocalWorkload {
             },
             stop: StopRule {
                 signal: stop_signal(process.stop_signal.unwrap_or_default()),
-                drain: process.drain.map_or(std::time::Duration::from_secs(10), |drain| drain.0),
+                drain: process
+                    .drain
+                    .map_or(std::time::Duration::from_secs(10), |drain| drain.0),
             },
             limits: Limits {
                 memory_bytes: process.limits.and_then(|limits| limits.memory).map(|bytes| bytes.0),
@@ -54,7 +59,9 @@ impl LocalWorkload {
             },
             run_as: match &process.user {
                 Some(user) => RunAs::User(user.clone()),
-                None => RunAs::Daemon { allow_root: process.allow_root },
+                None => RunAs::Daemon {
+                    allow_root: process.allow_root,
+                },
             },
             output: OutputRule::default(),
         }

@@ -27,15 +27,29 @@ impl Checker for AbortIsPrompt {
 
     fn check(&self, run: &Run) -> Option<(Timestamp, String)> {
         let turns = turns(run);
-        let state_at = |index: usize| turns.iter().rev().find(|turn| turn.index < index).map(|turn| &turn.after);
+        let state_at = |index: usize| {
+            turns
+                .iter()
+                .rev()
+                .find(|turn| turn.index < index)
+                .map(|turn| &turn.after)
+        };
         run.moments.iter().enumerate().find_map(|(index, moment)| {
-            let Seen::Asked(command) = &moment.seen else { return None };
+            let Seen::Asked(command) = &moment.seen else {
+                return None;
+            };
             let phase = &state_at(index)?.phase;
             if command.kind != CommandKind::Abort || !phase.can_retreat() || *phase == Phase::Waiting {
                 return None;
             }
             let ignored = ignored_at(run, index)?;
-            Some((ignored, format!("the abort of {} had not reached the router after {PASSES} passes", moment.at)))
+            Some((
+                ignored,
+                format!(
+                    "the abort of {} had not reached the router after {PASSES} passes",
+                    moment.at
+                ),
+            ))
         })
     }
 }
@@ -46,8 +60,18 @@ fn ignored_at(run: &Run, index: usize) -> Option<Timestamp> {
     let mut begun = BTreeSet::new();
     let mut hindered = BTreeSet::new();
     let mut passes = 0;
-    let started = |seen: &Seen| if let Seen::Started { epoch } = seen { Some(*epoch) } else { None };
-    let mut holder = run.moments[..index].iter().filter_map(|moment| started(&moment.seen)).max().unwrap_or(0);
+    let started = |seen: &Seen| {
+        if let Seen::Started { epoch } = seen {
+            Some(*epoch)
+        } else {
+            None
+        }
+    };
+    let mut holder = run.moments[..index]
+        .iter()
+        .filter_map(|moment| started(&moment.seen))
+        .max()
+        .unwrap_or(0);
     for moment in &run.moments[index..] {
         match &moment.seen {
             Seen::Started { epoch } => holder = *epoch,
@@ -55,10 +79,16 @@ fn ignored_at(run: &Run, index: usize) -> Option<Timestamp> {
                 begun.insert(*epoch);
                 hindered.remove(epoch);
             }
-            Seen::Failed { epoch, call: Call::Apply | Call::Commands } => {
+            Seen::Failed {
+                epoch,
+                call: Call::Apply | Call::Commands,
+            } => {
                 hindered.insert(*epoch);
             }
-            Seen::Applied { epoch, action: Action::Route(split) } if *epoch == holder && *split == ALL_STABLE => {
+            Seen::Applied {
+                epoch,
+                action: Action::Route(split),
+            } if *epoch == holder && *split == ALL_STABLE => {
                 return None;
             }
             // A pass that was under way went past the point of no return.

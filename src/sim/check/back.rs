@@ -24,10 +24,19 @@ impl Checker for BackMeansBack {
         let forward = run.record.state.outcome()?.is_forward();
         let first = run.case.plan.lane == Lane::FirstDeploy;
         // What others do afterwards is not the release's.
-        let meddled = run.case.faults.happenings.iter().filter(|(_, one)| matches!(one, Happening::Meddle(_)));
+        let meddled = run
+            .case
+            .faults
+            .happenings
+            .iter()
+            .filter(|(_, one)| matches!(one, Happening::Meddle(_)));
         let own_until = meddled.map(|(at, _)| *at).filter(|at| *at > over).min();
         let mut at_end = None;
-        for moment in run.moments.iter().filter(|moment| own_until.is_none_or(|until| moment.at < until)) {
+        for moment in run
+            .moments
+            .iter()
+            .filter(|moment| own_until.is_none_or(|until| moment.at < until))
+        {
             let Seen::World(truth) = &moment.seen else { continue };
             if moment.at > over {
                 if let Some(what) = wrong(truth, forward, first) {
@@ -44,13 +53,20 @@ impl Checker for BackMeansBack {
 fn wrong(truth: &Truth, forward: bool, first: bool) -> Option<String> {
     let serving = if forward { truth.canary } else { truth.stable };
     let other = if forward { truth.stable } else { truth.canary };
-    let split = if forward { Split::weight(Weight::FULL) } else { ALL_STABLE };
+    let split = if forward {
+        Split::weight(Weight::FULL)
+    } else {
+        ALL_STABLE
+    };
     if truth.split != split {
         Some(format!("the split was {}", truth.split))
     } else if other.exist > 0 {
         Some(format!("{} instances of the other revision were left", other.exist))
     } else if serving.exist < serving.full && !(first && !forward) {
-        Some(format!("only {} of {} instances were left", serving.exist, serving.full))
+        Some(format!(
+            "only {} of {} instances were left",
+            serving.exist, serving.full
+        ))
     } else if truth.held {
         Some("the platform was still held".to_owned())
     } else {

@@ -54,10 +54,10 @@ impl Checker for NoUsersOnDeadCanary {
         // Since when users have met a dead canary without an excuse.
         let mut dead_since: Option<Timestamp> = None;
         let (mut hindrances, mut free_from) = (0_u32, run.case.start);
-        let (mut alive, mut holder) = (0_u32, 0);
+        let (mut alive, mut holder) = (false, 0);
         let mut at_work = false;
         for moment in &run.moments {
-            if let Some(since) = dead_since.filter(|_| at_work && hindrances == 0 && alive > 0) {
+            if let Some(since) = dead_since.filter(|_| at_work && hindrances == 0 && alive) {
                 let due = since.max(free_from) + allowed;
                 if moment.at > due {
                     return Some((due, format!("users have met a canary without a ready instance since {since}")));
@@ -73,20 +73,15 @@ impl Checker for NoUsersOnDeadCanary {
                     hindrances -= 1;
                     free_from = moment.at + AFTERMATH;
                 }
-                Seen::Loaded { epoch, .. } => {
-                    (alive, holder) = (alive + 1, *epoch);
+                // Whoever comes fences whoever was there, and the old one may not know it yet.
+                Seen::Started { epoch } => (alive, holder) = (false, *epoch),
+                Seen::Runs { .. } => {
+                    alive = true;
                     free_from = free_from.max(moment.at);
                 }
-                Seen::Died { epoch } => {
-                    alive -= 1;
-                    // The one that is left may have been fenced long ago and not know it.
-                    if *epoch == holder {
-                        alive = 0;
-                    }
-                }
+                Seen::Died { epoch } if *epoch == holder => alive = false,
                 Seen::Recorded { update, .. } => {
                     at_work = !matches!(update.state.phase, Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_));
-                    free_from = free_from.max(moment.at.min(free_from));
                 }
                 _ => {}
             }

@@ -10,9 +10,9 @@ use super::{Checker, Name, turns};
 use crate::engine::{Event, Proof};
 use crate::judge::Call;
 use crate::plan::{ALL_STABLE, StageKind};
+use crate::signals::Condition;
 use crate::sim::run::Run;
 use crate::sim::seen::Seen;
-use crate::signals::Condition;
 use crate::spec::{Mode, NoDataAction};
 
 /// A canary that sees requests gets more only at a look that was measured and not bad, by policy, or by a person.
@@ -42,13 +42,19 @@ impl Checker for NeverRaisedInDoubt {
                 Event::StageEnded { proof } => proof == Proof::Passed,
                 _ => false,
             };
-            let split = turn.before.split_of.map_or(ALL_STABLE, |stage| plan.stages[stage].split.clone());
+            let split = turn
+                .before
+                .split_of
+                .map_or(ALL_STABLE, |stage| plan.stages[stage].split.clone());
             if !raises || vouched || !split.reaches_canary() {
                 continue;
             }
             let verdict = turn.update.verdict.as_ref();
             if let Some(bad) = verdict.filter(|verdict| verdict.suspicious || verdict.call == Call::Fail) {
-                return Some((turn.entry.at, format!("the weight was raised at this look: {}", bad.reason)));
+                return Some((
+                    turn.entry.at,
+                    format!("the weight was raised at this look: {}", bad.reason),
+                ));
             }
             let mut looks = BTreeMap::new();
             for moment in &run.moments[..turn.index] {
@@ -56,7 +62,10 @@ impl Checker for NeverRaisedInDoubt {
                     looks.insert(*epoch, condition);
                 }
             }
-            let preview = turn.before.split_of.is_some_and(|stage| plan.stages[stage].kind == StageKind::Preview);
+            let preview = turn
+                .before
+                .split_of
+                .is_some_and(|stage| plan.stages[stage].kind == StageKind::Preview);
             let rule = match looks.get(&turn.epoch) {
                 None => return Some((turn.entry.at, "the weight was raised without a look".to_owned())),
                 Some(Condition::Measured) => continue,
@@ -65,7 +74,8 @@ impl Checker for NeverRaisedInDoubt {
                 Some(Condition::CanarySilent) => plan.no_data.canary_silent,
                 Some(Condition::BothSilent) => plan.no_data.both_silent,
             };
-            if rule.action != NoDataAction::Advance || turn.entry.event == (Event::StageEnded { proof: Proof::Passed }) {
+            if rule.action != NoDataAction::Advance || turn.entry.event == (Event::StageEnded { proof: Proof::Passed })
+            {
                 let condition = looks.get(&turn.epoch);
                 return Some((turn.entry.at, format!("the weight was raised while {condition:?}")));
             }

@@ -50,7 +50,12 @@ fn step(run: &Run, plan: &Plan, turn: &Turn<'_>, proofs: &mut Vec<Proof>, opened
                 }
                 (Proof::Unproven, StageKind::Judge) if plan.on_undecided == OnUndecided::Advance && time_is_up => {}
                 (Proof::NotJudged, StageKind::Preview | StageKind::Pause | StageKind::Bake) if time_is_up => {}
-                _ => return Err(format!("stage {stage} ({:?}) ended as {proof:?} with verdict {verdict:?}", of.kind)),
+                _ => {
+                    return Err(format!(
+                        "stage {stage} ({:?}) ended as {proof:?} with verdict {verdict:?}",
+                        of.kind
+                    ));
+                }
             }
         }
         (Event::AskedForProof, _) if plan.on_undecided != OnUndecided::Gate => {
@@ -64,7 +69,11 @@ fn step(run: &Run, plan: &Plan, turn: &Turn<'_>, proofs: &mut Vec<Proof>, opened
         (Event::Promoted { command, by, full }, Some(stage)) => {
             asked(run, *command, by, &[CommandKind::Promote { full: *full }])?;
             if *full {
-                let from = if matches!(turn.before.phase, Phase::Analysing { .. }) { stage + 1 } else { stage };
+                let from = if matches!(turn.before.phase, Phase::Analysing { .. }) {
+                    stage + 1
+                } else {
+                    stage
+                };
                 for (skipped, open) in opened.iter_mut().enumerate().skip(from) {
                     may_open(plan, skipped, by)?;
                     *open = true;
@@ -88,13 +97,14 @@ fn step(run: &Run, plan: &Plan, turn: &Turn<'_>, proofs: &mut Vec<Proof>, opened
 }
 
 fn asked(run: &Run, command: u64, by: &Actor, kinds: &[CommandKind]) -> Result<(), String> {
-    let same = |seen: &Seen| {
-        matches!(seen, Seen::Asked(asked) if asked.id == command && asked.by == *by && kinds.contains(&asked.kind))
-    };
+    let same = |seen: &Seen| matches!(seen, Seen::Asked(asked) if asked.id == command && asked.by == *by && kinds.contains(&asked.kind));
     if run.moments.iter().any(|moment| same(&moment.seen)) {
         Ok(())
     } else {
-        Err(format!("{} is said to have asked for it (command {command}), and has not", by.user))
+        Err(format!(
+            "{} is said to have asked for it (command {command}), and has not",
+            by.user
+        ))
     }
 }
 

@@ -22,7 +22,10 @@ impl Checker for HistoryIsTheState {
             let fresh = state.next_entry;
             for entry in update.entries.iter().filter(|entry| entry.number >= fresh) {
                 if entry.number != state.next_entry {
-                    return Some((at, format!("entry {} came where {} was due", entry.number, state.next_entry)));
+                    return Some((
+                        at,
+                        format!("entry {} came where {} was due", entry.number, state.next_entry),
+                    ));
                 }
                 match apply(&run.case.plan, &state, &entry.event, entry.at) {
                     Ok(next) => state = next,
@@ -30,7 +33,10 @@ impl Checker for HistoryIsTheState {
                 }
             }
             if state != update.state {
-                return Some((at, format!("history leads to {state:?}, recorded was {:?}", update.state)));
+                return Some((
+                    at,
+                    format!("history leads to {state:?}, recorded was {:?}", update.state),
+                ));
             }
         }
         None

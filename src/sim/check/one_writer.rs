@@ -30,7 +30,12 @@ impl Checker for OneWriter {
             };
             let before = *highest;
             *highest = before.max(epoch);
-            (epoch < before).then(|| (moment.at, format!("the {what} took a write of epoch {epoch} after one of {before}")))
+            (epoch < before).then(|| {
+                (
+                    moment.at,
+                    format!("the {what} took a write of epoch {epoch} after one of {before}"),
+                )
+            })
         })
     }
 }

@@ -18,6 +18,11 @@ impl Checker for EveryEntryHasAReason {
         records(&run.moments)
             .flat_map(|(_, _, update)| &update.entries)
             .find(|entry| entry.reason.trim().is_empty())
-            .map(|entry| (entry.at, format!("entry {} ({:?}) has no reason", entry.number, entry.event)))
+            .map(|entry| {
+                (
+                    entry.at,
+                    format!("entry {} ({:?}) has no reason", entry.number, entry.event),
+                )
+            })
     }
 }

@@ -27,7 +27,13 @@ impl Checker for RecordedBeforeDone {
                 Seen::Started { epoch } => holder = *epoch,
                 Seen::Recorded { update, .. } => {
                     wanted = desired(plan, &update.state);
-                    once.extend(wanted.iter().filter(|action| !once.contains(action)).cloned().collect::<Vec<_>>());
+                    once.extend(
+                        wanted
+                            .iter()
+                            .filter(|action| !once.contains(action))
+                            .cloned()
+                            .collect::<Vec<_>>(),
+                    );
                 }
                 Seen::Applied { epoch, action } if action.is_forward() => {
                     let among = if *epoch == holder { &wanted } else { &once };

@@ -24,11 +24,17 @@ impl Checker for RestartChangesNothing {
             match &moment.seen {
                 Seen::Recorded { update, .. } => recorded = update.state.clone(),
                 Seen::Loaded { whole: false, .. } => {
-                    return Some((moment.at, "the record that was read is not the one that was written".to_owned()));
+                    return Some((
+                        moment.at,
+                        "the record that was read is not the one that was written".to_owned(),
+                    ));
                 }
                 Seen::Loaded { state, .. } if **state != recorded => {
                     let (read, written) = (state.phase.label(), recorded.phase.label());
-                    return Some((moment.at, format!("recorded was {written}, read was {read}, or they differ within")));
+                    return Some((
+                        moment.at,
+                        format!("recorded was {written}, read was {read}, or they differ within"),
+                    ));
                 }
                 _ => {}
             }

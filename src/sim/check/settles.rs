@@ -16,11 +16,17 @@ const SLACK: SignedDuration = SignedDuration::from_secs(60);
 const CONFIRMATIONS: i32 = 8;
 
 /// The longest that a release may still take from a quiet moment: its own limit, every gate, one pause, and the way back.
-pub fn bound(plan: &Plan) -> SignedDuration {
+fn bound(plan: &Plan) -> SignedDuration {
     let gates: SignedDuration = plan
         .stages
         .iter()
-        .map(|stage| stage.gate.as_ref().map_or(plan.gate_within, |gate| gate.expires).signed())
+        .map(|stage| {
+            stage
+                .gate
+                .as_ref()
+                .map_or(plan.gate_within, |gate| gate.expires)
+                .signed()
+        })
         .sum();
     plan.release_within.signed()
         + gates
@@ -40,10 +46,18 @@ impl Checker for SettlesWhenQuiet {
         let state = &run.record.state;
         match run.over_at {
             Some(over) if over <= due && state.outcome().is_some() => None,
-            Some(over) if state.outcome().is_none() => {
-                Some((over, format!("the release was called over, and recorded is {}", state.phase.label())))
-            }
-            late => Some((due, format!("quiet since {}, ended {late:?}, now {}", run.quiet_from, state.phase.label()))),
+            Some(over) if state.outcome().is_none() => Some((
+                over,
+                format!("the release was called over, and recorded is {}", state.phase.label()),
+            )),
+            late => Some((
+                due,
+                format!(
+                    "quiet since {}, ended {late:?}, now {}",
+                    run.quiet_from,
+                    state.phase.label()
+                ),
+            )),
         }
     }
 }

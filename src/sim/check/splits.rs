@@ -21,13 +21,17 @@ impl Checker for SplitsAsPlanned {
     fn check(&self, run: &Run) -> Option<(Timestamp, String)> {
         let planned = |split: &Split| *split == ALL_STABLE || run.case.plan.stages.iter().any(|s| s.split == *split);
         let foreign = |split: &Split| {
-            let theirs = |(_, one): &(Timestamp, Happening)| matches!(one, Happening::Meddle(theirs) if theirs == split);
+            let theirs =
+                |(_, one): &(Timestamp, Happening)| matches!(one, Happening::Meddle(theirs) if theirs == split);
             run.case.faults.happenings.iter().any(theirs)
         };
         run.moments.iter().find_map(|moment| {
             let split = match &moment.seen {
                 Seen::World(truth) if !foreign(&truth.split) => &truth.split,
-                Seen::Applied { action: Action::Route(split), .. } => split,
+                Seen::Applied {
+                    action: Action::Route(split),
+                    ..
+                } => split,
                 _ => return None,
             };
             let whole = u32::from(split.weight.permille()) + u32::from(split.weight.rest().permille());

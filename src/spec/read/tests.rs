@@ -456,7 +456,10 @@ http: {listen: 127.0.0.1:7711, tokenFile: token}
 
     let wrong = text.replace("data:", "dta:").replace("127.0.0.1", "0.0.0.0");
     let faults = read_config(&wrong, "wade.yaml").unwrap_err().to_string();
-    assert!(faults.contains("dta") && faults.contains("did you mean `data`?"), "{faults}");
+    assert!(
+        faults.contains("dta") && faults.contains("did you mean `data`?"),
+        "{faults}"
+    );
     let open = text.replace("127.0.0.1", "0.0.0.0");
     let faults = read_config(&open, "wade.yaml").unwrap_err().to_string();
     assert!(faults.starts_with("wade.yaml:4:"), "{faults}");

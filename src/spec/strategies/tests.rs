@@ -138,7 +138,9 @@ fn every_file_that_people_copy_from_reads_and_resolves() {
     assert!(files.len() >= SOURCES.len());
     let read = |(name, text): (&String, &String)| match super::super::read(text, name) {
         Ok(super::super::Document::Rollout(rollout)) => (Some(rollout), None),
+        Ok(super::super::Document::Config(_)) => (None, None),
         Ok(super::super::Document::Strategy(strategy)) => (None, Some((strategy.metadata.name.clone(), *strategy))),
+        Ok(super::super::Document::Config(_)) => panic!("{name} is the daemon's configuration"),
         Err(faults) => panic!("{faults}"),
     };
     let (rollouts, strategies): (Vec<_>, Vec<_>) = files.iter().map(read).unzip();

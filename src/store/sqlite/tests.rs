@@ -62,6 +62,7 @@ fn plan(rollout: &str) -> Plan {
         expires: Span::secs(60),
     };
     Plan {
+        measure: Default::default(),
         rollout: rollout.to_owned(),
         strategy: "careful".to_owned(),
         lane: Lane::Normal,
@@ -80,6 +81,7 @@ fn plan(rollout: &str) -> Plan {
             .expect("smoke tests"),
             tries: 3,
             within: Span::secs(60),
+            again: None,
         },
         ready_within: Span::secs(300),
         settle: Span::secs(5),
@@ -249,7 +251,13 @@ fn with_history(store: &SqliteStore) -> Drive {
     Drive::begin(store, "shop", "1.0").promote();
     let mut drive = Drive::begin(store, "shop", "1.1");
     store
-        .add_command(&drive.key, CommandKind::Approve, &Actor::named("bob"), Some("ok"), at(3))
+        .add_command(
+            &drive.key,
+            CommandKind::Approve,
+            &Actor::named("bob"),
+            Some("ok"),
+            at(3),
+        )
         .expect("added");
     drive.to_the_bake();
     let (judge, verdict) = judged(1000.0, 13.0, 1.0);

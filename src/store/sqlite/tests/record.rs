@@ -56,7 +56,12 @@ fn a_release_comes_back_whole() {
 fn a_judge_with_infinities_goes_on_as_if_nothing_had_happened() {
     let store = store();
     let mut drive = Drive::begin(&store, "shop", "1.0");
-    for (total, bad, weight) in [(100.0, 100.0, 1.0), (1e300, 1.0, 1.0), (0.1, 0.1, 0.3), (1e9, 12_345.678, 1.0)] {
+    for (total, bad, weight) in [
+        (100.0, 100.0, 1.0),
+        (1e300, 1.0, 1.0),
+        (0.1, 0.1, 0.3),
+        (1e9, 12_345.678, 1.0),
+    ] {
         let (judge, mut verdict) = judged(total, bad, weight);
         verdict.evidence = f64::NEG_INFINITY;
         let mut update = drive.update(&[]);

@@ -1,0 +1,51 @@
+# What one does here. `just` lists it; every recipe is one or two commands that work without just as well.
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# See it work: five releases of a sample service, real processes and requests
+demo *args:
+    cargo run --release -- demo {{args}}
+
+# All tests, as CI runs them
+test *args:
+    cargo test --locked {{args}}
+
+# What must be clean before a commit
+lint:
+    cargo fmt --check
+    cargo clippy --all-targets --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+# Put the code into its one form
+fmt:
+    cargo fmt
+
+# Everything that CI does, on this machine (root; installs Debian packages that are missing)
+ci:
+    .ci/run
+
+# Play a story of examples/ through in virtual time
+simulate story="errors-rolled-back":
+    cargo run -- simulate -f examples/{{story}}/rollout.yaml --scenario examples/{{story}}/scenario.yaml
+
+# Run one seed of the simulation again, with all that happened
+replay seed:
+    WADE_SIM_SEED={{seed}} cargo test --test simulation replay -- --nocapture
+
+# Try more seeds than CI does
+soak seeds="20000" from="1":
+    WADE_SIM_SEEDS={{seeds}} WADE_SIM_FROM={{from}} cargo test --release --test simulation no_seed_breaks_a_rule -- --nocapture
+
+# All benchmarks; the proxy's needs python3, haproxy and wrk and is skipped without
+bench *args:
+    cargo bench --locked {{args}}
+
+# Our proxy beside haproxy on this machine, interleaved
+proxy-ratio:
+    cargo bench --locked --bench proxy_ratio
+
+# Licences, bans and advisories (needs cargo-deny)
+deny:
+    cargo deny check

@@ -1,0 +1,61 @@
+//! The pages in `docs/` and the README against the code that they describe: what is listed there must be all there is.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::platforms::local::proxy::METRICS;
+use crate::spec::schema;
+
+const ROLLOUT: &str = include_str!("../docs/rollout.md");
+const OPERATING: &str = include_str!("../docs/operating.md");
+const README: &str = include_str!("../README.md");
+
+/// Every field name in a schema, and every word that a field may be told to take.
+fn names(schema: &Value, fields: &mut BTreeSet<String>, words: &mut BTreeSet<String>) {
+    match schema {
+        Value::Array(items) => items.iter().for_each(|item| names(item, fields, words)),
+        Value::Object(object) => {
+            if let Some(Value::Object(properties)) = object.get("properties") {
+                fields.extend(properties.keys().cloned());
+            }
+            words.extend(object.get("enum").into_iter().flat_map(|list| list.as_array().into_iter().flatten()).filter_map(text));
+            words.extend(object.get("const").and_then(text));
+            object.values().for_each(|value| names(value, fields, words));
+        }
+        _ => {}
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
+}
+
+/// Those that the page does not show as code: `name`, or `name:` in an example.
+fn unsaid<'a>(page: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let said = |name: &&str| page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}:"));
+    names.into_iter().filter(|name| !said(name)).collect()
+}
+
+#[test]
+fn every_field_and_every_choice_of_the_schema_is_in_the_reference() {
+    let (mut fields, mut words) = (BTreeSet::new(), BTreeSet::new());
+    names(schema(), &mut fields, &mut words);
+    assert!(fields.len() > 60 && words.len() > 20, "the schema has lost its fields: {fields:?} {words:?}");
+    assert_eq!(unsaid(ROLLOUT, fields.iter().map(String::as_str)), Vec::<&str>::new(), "fields");
+    assert_eq!(unsaid(ROLLOUT, words.iter().map(String::as_str)), Vec::<&str>::new(), "choices");
+}
+
+#[test]
+fn every_metric_is_in_the_operators_list() {
+    assert_eq!(unsaid(OPERATING, METRICS.iter().map(|metric| metric.name)), Vec::<&str>::new());
+}
+
+#[test]
+fn every_exit_code_has_its_row_in_the_readme() {
+    let rows: Vec<u8> = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next()?.parse().ok())
+        .collect();
+    assert_eq!(rows, (0..=10).collect::<Vec<u8>>());
+}
