@@ -11,3 +11,9 @@ mod yard;
 mod stops;
 #[path = "platforms/crash.rs"]
 mod crash;
+#[path = "platforms/commands.rs"]
+mod commands;
+#[path = "platforms/doors.rs"]
+mod doors;
+#[path = "platforms/disk.rs"]
+mod disk;
