@@ -97,13 +97,13 @@ impl LocalPlatform {
             .into_iter()
             .map(|(name, address)| SmokeTarget { name, address })
             .collect();
+        let before = smoke.report().cloned();
         // They were all ready once, or nobody would ask. After a restart of the daemon that has to be seen again:
         // testing nobody would reject a version that nothing is known against.
         let wanted = self.service.sides().canary.map_or(1, |canary| canary.wanted);
-        if (targets.len() as u64) < u64::from(wanted) {
+        if before.is_none() && (targets.len() as u64) < u64::from(wanted) {
             return;
         }
-        let before = smoke.report().cloned();
         *smoke = Smoke::Running { before };
         let (plan, client, shared) = (self.smoke_plan.clone(), self.client.clone(), Arc::clone(&self.smoke));
         let wake = Arc::clone(&self.service.wake);
