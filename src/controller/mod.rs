@@ -246,9 +246,10 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 return self.flee(now).await;
             }
         };
+        let before = self.state.clone();
         match self.record(decision, now).await {
             Recorded::Yes(decision) => {
-                self.tell(&decision, now);
+                self.tell(before, &decision, now);
                 if let Err(PlatformError::Fenced { .. }) = self.act(&decision.actions).await {
                     return Pass::Fenced;
                 }
@@ -435,12 +436,14 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
     }
 
-    fn tell(&mut self, decision: &Decision, now: Timestamp) {
+    fn tell(&mut self, mut state: State, decision: &Decision, now: Timestamp) {
         for entry in &decision.entries {
+            // Each with the phase that it led to: who follows stops at the entry that ends the release, not before.
+            state = apply(&self.plan, &state, &entry.event, entry.at).unwrap_or_else(|_| decision.state.clone());
             let notice = Notice::Entry {
                 key: self.key.clone(),
                 entry: entry.clone(),
-                phase: self.state.phase.clone(),
+                phase: state.phase.clone(),
             };
             (self.notices)(notice);
         }
