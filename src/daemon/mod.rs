@@ -27,8 +27,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, stopwatch};
 use crate::controller::{Controller, Newer, Notice, Pass, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
@@ -48,6 +49,10 @@ use rollouts::{Rollouts, Usable};
 const NOTICES: usize = 1024;
 /// How often stable is looked at between releases.
 const STEADY_LOOK: Duration = Duration::from_millis(500);
+/// How long whoever still uses the daemon may take to let go of it when it stops, and how often to look.
+const LET_GO: Duration = Duration::from_secs(5);
+/// See [`LET_GO`].
+const LET_GO_LOOK: Duration = Duration::from_millis(10);
 /// How long requests may take to finish when the daemon stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -75,6 +80,9 @@ pub struct Daemon {
     epoch: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
+    /// One service is opened at a time: two would both want its address.
+    opening: Mutex<()>,
+    stopping: CancellationToken,
 }
 
 /// One service with what the daemon knows of it besides.
@@ -138,6 +146,8 @@ impl Daemon {
             epoch: AtomicU64::new(epoch),
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
+            opening: Mutex::default(),
+            stopping: CancellationToken::new(),
         });
         daemon.recover()?;
         Ok(daemon)
@@ -172,6 +182,7 @@ impl Daemon {
     /// The service of `usable`, opened and restored if it is not open yet.
     pub(crate) fn open_service(self: &Arc<Self>, usable: &Usable) -> Result<Arc<Managed>, Problem> {
         let name = usable.name();
+        let _one = lock(&self.opening);
         if let Some(managed) = self.managed(name) {
             return Ok(managed);
         }
@@ -378,6 +389,11 @@ impl Daemon {
         &self.clock
     }
 
+    /// Cancelled when the daemon stops: whoever waits or follows lets go of it then.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
     /// What happens, as it happens.
     pub fn follow(&self) -> broadcast::Receiver<Notice> {
         self.notices.subscribe()
@@ -404,6 +420,7 @@ impl Daemon {
     /// Stops the daemon: tasks first (a release goes on at the next start), then the proxies with a grace for
     /// requests under way, then the processes if `stop_processes` says so.
     pub async fn stop(self: Arc<Self>, stop_processes: bool) {
+        self.stopping.cancel();
         let services = std::mem::take(&mut *lock(&self.services));
         for managed in services.values() {
             if let Some(task) = lock(&managed.task).take() {
@@ -415,14 +432,29 @@ impl Daemon {
         futures_util::future::join_all(services.values().map(|managed| managed.service.close(STOP_GRACE))).await;
         drop(services);
         let how = if stop_processes { Shutdown::Stop } else { Shutdown::Keep };
-        let Some(daemon) = Arc::into_inner(self) else {
+        let Some(daemon) = sole(self).await else {
             tracing::warn!("somebody still uses the daemon; its processes are left running");
             return;
         };
-        match Arc::into_inner(daemon.supervisor) {
+        let supervisor = Arc::clone(&daemon.supervisor);
+        drop(daemon);
+        match sole(supervisor).await {
             Some(supervisor) => supervisor.shutdown(how).await,
             None => tracing::warn!("a service is still in use; its processes are left running"),
         }
+    }
+}
+
+/// The value, once the last of its other users has let go; they have been told to.
+async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
+    let began = stopwatch();
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(value) => return Some(value),
+            Err(_) if began.elapsed() >= LET_GO => return None,
+            Err(again) => shared = again,
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
     }
 }
 

@@ -231,8 +231,13 @@ impl Daemon {
             if usable.rollout.spec.on_new_revision == OnNewRevision::Supersede {
                 managed.supersede(&canary.version);
             }
-            match tokio::time::timeout(Duration::from_secs(1), notices.recv()).await {
-                Ok(Err(RecvError::Closed)) => return Err(problem(ProblemKind::Unavailable, "the daemon is stopping")),
+            let stopping = || problem(ProblemKind::Unavailable, "the daemon is stopping; nothing was begun, so ask the next one");
+            let news = tokio::select! {
+                news = tokio::time::timeout(Duration::from_secs(1), notices.recv()) => news,
+                () = self.stopping().cancelled() => return Err(stopping()),
+            };
+            match news {
+                Ok(Err(RecvError::Closed)) => return Err(stopping()),
                 // News, a gap in the news or none for a second: the record says whether it is over.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
             }
