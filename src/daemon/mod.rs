@@ -479,6 +479,8 @@ fn canary_of(record: &ReleaseRecord) -> Result<Option<Running>, Problem> {
     let capacity = match &record.state.phase {
         Phase::Waiting | Phase::Done(_) | Phase::Returning(Return::Remove | Return::Restore, _) => return Ok(None),
         Phase::HandingOver(_) => Weight::FULL,
+        // The next stage's instances come when the gate has opened.
+        Phase::Gated { .. } => record.plan.stages[record.state.split_of.unwrap_or(0)].capacity,
         phase => {
             let stage = phase.stage().or(record.state.split_of).unwrap_or(0);
             record.plan.stages[stage].capacity
