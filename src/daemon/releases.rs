@@ -19,6 +19,10 @@ use crate::store::{ReleaseKey, Revision, StoreError};
 
 /// How long an abort may go unacknowledged before the daemon writes the weight itself (DESIGN.md section 3).
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long stable may take to be seen ready before a release is planned without it.
+const STABLE_WITHIN: Duration = Duration::from_secs(3);
+/// How often to look whether it is.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -97,6 +101,7 @@ impl Daemon {
                 ),
             ));
         }
+        self.wait_for_stable(&managed, stable.as_ref()).await;
         let plan = self.plan(&managed, &usable, &request, stable.as_ref());
         let found = found(&managed, &plan, stable.as_ref());
         let outlook = managed.rate().map(|rate| Outlook {
@@ -243,6 +248,19 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+
+    /// Stable that has only just been adopted or restarted is given a moment to be seen ready: a release that is planned
+    /// without it would be compared with nothing.
+    async fn wait_for_stable(&self, managed: &Managed, stable: Option<&Revision>) {
+        let Some(stable) = stable else { return };
+        let ready = async {
+            while managed.service.presence(&stable.id, 1, 1).ready == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Not ready in time is an answer too; the plan takes it into account.
+        let _ = tokio::time::timeout(STABLE_WITHIN, ready).await;
     }
 
     fn plan(&self, managed: &Managed, usable: &Usable, request: &ReleaseRequest, stable: Option<&Revision>) -> Plan {
