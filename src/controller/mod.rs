@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
+use crate::engine::{Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
 use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
@@ -104,6 +104,23 @@ impl Newer {
     }
 }
 
+/// An abort that could not be written down, handed to whoever drives its release; clones share it. Going back waits for
+/// nothing, so not for a disk with room either.
+#[derive(Clone, Debug, Default)]
+pub struct Urgent(Arc<Mutex<Option<(ReleaseKey, Command)>>>);
+
+impl Urgent {
+    /// Hands over an abort of `key`, in place of an earlier one.
+    pub fn set(&self, key: &ReleaseKey, command: Command) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((key.clone(), command));
+    }
+
+    fn of(&self, key: &ReleaseKey) -> Option<Command> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.filter(|(of, _)| of == key).map(|(_, command)| command)
+    }
+}
+
 /// Drives one release.
 pub struct Controller<P, S> {
     key: ReleaseKey,
@@ -116,6 +133,7 @@ pub struct Controller<P, S> {
     /// A write came back as an error and may have arrived all the same.
     doubtful: bool,
     newer: Newer,
+    urgent: Urgent,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
     epoch: u64,
@@ -154,6 +172,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             unrecorded: Vec::new(),
             doubtful: false,
             newer: Newer::default(),
+            urgent: Urgent::default(),
             deploy_window: record.deploy_window,
             history,
             epoch,
@@ -185,6 +204,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     #[must_use]
     pub fn with_newer(mut self, newer: Newer) -> Self {
         self.newer = newer;
+        self
+    }
+
+    /// With this as the place where an abort is found that could not be recorded.
+    #[must_use]
+    pub fn with_urgent(mut self, urgent: Urgent) -> Self {
+        self.urgent = urgent;
         self
     }
 
@@ -221,7 +247,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 None
             }
         };
-        let commands = match self.store.commands(&self.key, self.state.handled).await {
+        let mut commands = match self.store.commands(&self.key, self.state.handled).await {
             Ok(commands) => commands,
             Err(StoreError::Fenced { .. }) => return Pass::Fenced,
             Err(error) => {
@@ -229,6 +255,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 Vec::new()
             }
         };
+        commands.extend(self.urgent.of(&self.key));
         let now = self.clock.now();
         let reading = self.measure(now);
         let facts = Facts {

@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, stopwatch};
-use crate::controller::{Controller, Newer, Notice, Pass, seconds_of};
+use crate::controller::{Controller, Newer, Notice, Pass, Urgent, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
@@ -95,6 +95,8 @@ pub(crate) struct Managed {
     /// Requests per second lately.
     rate: Mutex<Option<f64>>,
     newer: Newer,
+    /// An abort that could not be recorded.
+    pub(crate) urgent: Urgent,
     /// What is measured between releases, as the file said when the service was opened.
     measure: Measure,
     history_plan: HistoryPlan,
@@ -204,6 +206,7 @@ impl Daemon {
             history: Mutex::new(HistoryRecorder::new(usable.history().block.as_secs_f64())),
             rate: Mutex::new(None),
             newer: Newer::default(),
+            urgent: Urgent::default(),
             measure: usable.measure(),
             history_plan: usable.history(),
             admission: tokio::sync::Mutex::new(()),
@@ -320,7 +323,8 @@ impl Daemon {
                 let _ = notices.send(notice);
             }),
         )
-        .with_newer(managed.newer.clone());
+        .with_newer(managed.newer.clone())
+        .with_urgent(managed.urgent.clone());
         match controller.run(&managed.service.wake).await {
             Pass::Over(outcome) => {
                 tracing::info!(release = %key, outcome = outcome.label(), "release over");
@@ -357,13 +361,17 @@ impl Daemon {
 
     /// The holder does not answer an abort: write the weight, fence it off, and let a new task go on.
     pub(crate) fn take_over(self: &Arc<Self>, managed: &Arc<Managed>) -> Result<(), Problem> {
-        let epoch = self.store.raise_epoch().map_err(unavailable)?;
-        self.epoch.store(epoch, Ordering::SeqCst);
-        managed.service.admit(epoch).map_err(unavailable)?;
+        let raised = self.store.raise_epoch();
+        if let Ok(epoch) = &raised {
+            self.epoch.store(*epoch, Ordering::SeqCst);
+            managed.service.admit(*epoch).map_err(unavailable)?;
+        }
+        // Also without a new epoch: a record that cannot be written must not keep users on the canary.
         managed
             .service
             .change(|_, split| *split = ALL_STABLE)
             .map_err(unavailable)?;
+        raised.map_err(unavailable)?;
         self.spawn(managed);
         Ok(())
     }

@@ -11,11 +11,11 @@ use super::api::{Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequ
 use super::rollouts::Usable;
 use super::{Daemon, Managed, running_of, unavailable};
 use crate::controller::Notice;
-use crate::engine::{Actor, CommandKind, Event, Outcome};
+use crate::engine::{Actor, Command, CommandKind, Event, Outcome};
 use crate::plan::{Circumstances, Comparison, Lane, Outlook, Plan, lower, render};
 use crate::spec::{OnNewRevision, OnUndecided, bind};
-use crate::store::sqlite::{Beside, NewRelease};
-use crate::store::{ReleaseKey, Revision, StoreError};
+use crate::store::sqlite::{Beside, CommandError, NewRelease};
+use crate::store::{ReleaseKey, Revision, Store, StoreError};
 
 /// How long an abort may go unacknowledged before the daemon writes the weight itself (DESIGN.md section 3).
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
@@ -324,10 +324,21 @@ impl Daemon {
         })?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
-        let command = self
-            .store()
-            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now())
-            .map_err(unavailable)?;
+        let added =
+            self.store().add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now());
+        let command = match added {
+            Ok(command) => command,
+            Err(CommandError::Store(error)) if request.kind == CommandKind::Abort => {
+                tracing::error!(release = %key, %error, "an abort cannot be recorded; it is followed all the same");
+                let pending = self.store().commands(&key, running.state.handled).await.unwrap_or_default();
+                let last = pending.last().map_or(running.state.handled, |command| command.id);
+                let reason = request.reason.clone();
+                let command = Command { id: last + 1, kind: request.kind, by, reason, at: self.clock().now() };
+                managed.urgent.set(&key, command.clone());
+                command
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
         self.wake(&managed);
         let first = if request.kind == CommandKind::Abort {
             ABORT_WITHIN
