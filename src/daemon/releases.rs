@@ -75,7 +75,12 @@ impl Daemon {
         let managed = self.open_service(&usable)?;
         // One request at a time per service: the second sees what the first has begun.
         let _admission = managed.admission.lock().await;
-        let canary = self.revision(&usable, &request)?;
+        // The identity reads the whole program: not on a thread that others wait for.
+        let canary = {
+            let (daemon, usable, request) = (Arc::clone(self), usable.clone(), request.clone());
+            let read = tokio::task::spawn_blocking(move || daemon.revision(&usable, &request));
+            read.await.map_err(unavailable)??
+        };
         self.wait_for_running(&managed, &usable, &canary).await?;
         let stable = self.store().stable(name).map_err(unavailable)?;
         if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
