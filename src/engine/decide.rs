@@ -458,6 +458,15 @@ impl Case<'_> {
         }
     }
 
+    /// The canary is ready and only settling, or has not been looked at for long: after a restart of Wade the time
+    /// that it was away must not count against a version that nobody has seen unready.
+    fn is_just_seen(&self) -> bool {
+        let Some(world) = &self.facts.world else { return false };
+        let canary = &world.canary;
+        let seen_lately = |since: Timestamp| since + NONE_READY_GRACE.signed() > self.now;
+        canary.ready_since.is_some() || canary.none_ready_since.is_some_and(seen_lately)
+    }
+
     fn late(&self) -> Option<Step> {
         let (state, plan) = (self.state, self.plan);
         let spent = self.now.duration_since(state.since);
@@ -472,7 +481,7 @@ impl Case<'_> {
         }
         let over = |limit: Span| spent >= limit.signed();
         match &state.phase {
-            Phase::Starting if over(plan.ready_within) => {
+            Phase::Starting if over(plan.ready_within) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 return back(
                     self.unfinished(),
@@ -485,7 +494,7 @@ impl Case<'_> {
                     format!("the smoke tests gave no result within {}", plan.smoke.within),
                 );
             }
-            Phase::Preparing { stage } if over(plan.ready_within) => {
+            Phase::Preparing { stage } if over(plan.ready_within) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 let share = plan.stages[*stage].capacity;
                 return back(
