@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use wade::engine::Outcome;
 
-use super::yard::{GOOD, Rollout, SERVICE, Yard, free_port};
+use super::yard::{GOOD, Rollout, SERVICE, SHELL, Yard, free_port};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -45,7 +45,7 @@ async fn what_cannot_run_is_said_before_or_instead_of_any_traffic() {
     let mut yard = Yard::new(&Rollout::default());
     let good = fs::read_to_string(yard.path("rollouts/hello.yaml")).expect("just written");
     let client = yard.start().await;
-    let command = good.replace(super::yard::WADE, "/nowhere/hello");
+    let command = good.replace(SHELL, "/nowhere/hello");
     yard.write("rollouts/hello.yaml", &command);
     let (code, _, said) = yard.wade(&["deploy", SERVICE, "--version", "1.0.0"]).await;
     assert!(code == 2 && said.contains("/nowhere/hello does not exist") && said.contains("correct the command"), "{code}: {said}");

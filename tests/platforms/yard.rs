@@ -21,6 +21,8 @@ use wade::store::{ReleaseKey, ReleaseRecord};
 pub(crate) const SERVICE: &str = "hello";
 /// The binary under test.
 pub(crate) const WADE: &str = env!("CARGO_BIN_EXE_wade");
+/// A revision is known by its program's content, and reading a debug build's takes a second on a busy machine.
+pub(crate) const SHELL: &str = "/bin/sh";
 /// Nothing flawed.
 pub(crate) const GOOD: &str = "--fail-percent=0";
 /// Marks the processes of one yard in their environment.
@@ -56,7 +58,7 @@ metadata: {{name: {SERVICE}}}
 spec:
   workload:
     process:
-      command: ['{WADE}', sample-service, '--version=${{version}}', '${{flaw}}']
+      command: ['{SHELL}', -c, 'exec "$0" "$@"', '{WADE}', sample-service, '--version=${{version}}', '${{flaw}}']
       env: {{{MARK}: '{mark}'}}
       instances: {instances}
       port: auto
@@ -71,7 +73,7 @@ spec:
     source: {{scrape: {{path: /metrics, every: 1s}}}}
     look: 200ms
     passEarly: {{minStage: 2s}}
-  limits: {{settle: 300ms}}
+  limits: {{settle: 300ms, ready: 30s}}
   smoke: [{smoke}]
 {more}"
         )
@@ -97,7 +99,10 @@ pub(crate) struct Yard {
 
 impl Yard {
     pub(crate) fn new(rollout: &Rollout) -> Self {
-        let yard = Self { folder: tempfile::tempdir().expect("a temporary folder"), port: free_port(), daemon: None };
+        // In memory where that is possible: how long a busy disk takes to sync is not what is tested here.
+        let memory = tempfile::tempdir_in("/dev/shm");
+        let folder = memory.or_else(|_| tempfile::tempdir()).expect("a temporary folder");
+        let yard = Self { folder, port: free_port(), daemon: None };
         fs::create_dir(yard.path("rollouts")).expect("a new folder");
         yard.write("rollouts/hello.yaml", &rollout.text(&yard.mark(), yard.port));
         yard.write("wade.yaml", "apiVersion: wade.dev/v1alpha1\nkind: Config\ndata: data\n");
