@@ -7,13 +7,13 @@
 #[path = "platforms/yard.rs"]
 mod yard;
 
-#[path = "platforms/stops.rs"]
-mod stops;
-#[path = "platforms/crash.rs"]
-mod crash;
 #[path = "platforms/commands.rs"]
 mod commands;
-#[path = "platforms/doors.rs"]
-mod doors;
+#[path = "platforms/crash.rs"]
+mod crash;
 #[path = "platforms/disk.rs"]
 mod disk;
+#[path = "platforms/doors.rs"]
+mod doors;
+#[path = "platforms/stops.rs"]
+mod stops;

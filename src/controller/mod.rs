@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
+use crate::engine::{
+    Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide,
+};
 use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
@@ -523,9 +525,14 @@ fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String
         Condition::CanarySilent => Some(match missed(sample, plan, &stage.split) {
             Some(expected) if expected < SURELY_MISSED => (
                 NoData::BothSilent,
-                format!("too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"),
+                format!(
+                    "too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"
+                ),
             ),
-            _ => (NoData::CanarySilent, "the canary should have traffic and shows none".to_owned()),
+            _ => (
+                NoData::CanarySilent,
+                "the canary should have traffic and shows none".to_owned(),
+            ),
         }),
         Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),

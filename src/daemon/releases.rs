@@ -241,7 +241,12 @@ impl Daemon {
             if usable.rollout.spec.on_new_revision == OnNewRevision::Supersede {
                 managed.supersede(&canary.version);
             }
-            let stopping = || problem(ProblemKind::Unavailable, "the daemon is stopping; nothing was begun, so ask the next one");
+            let stopping = || {
+                problem(
+                    ProblemKind::Unavailable,
+                    "the daemon is stopping; nothing was begun, so ask the next one",
+                )
+            };
             let news = tokio::select! {
                 news = tokio::time::timeout(Duration::from_secs(1), notices.recv()) => news,
                 () = self.stopping().cancelled() => return Err(stopping()),
@@ -329,16 +334,27 @@ impl Daemon {
         })?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
-        let added =
-            self.store().add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now());
+        let added = self
+            .store()
+            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now());
         let command = match added {
             Ok(command) => command,
             Err(CommandError::Store(error)) if request.kind == CommandKind::Abort => {
                 tracing::error!(release = %key, %error, "an abort cannot be recorded; it is followed all the same");
-                let pending = self.store().commands(&key, running.state.handled).await.unwrap_or_default();
+                let pending = self
+                    .store()
+                    .commands(&key, running.state.handled)
+                    .await
+                    .unwrap_or_default();
                 let last = pending.last().map_or(running.state.handled, |command| command.id);
                 let reason = request.reason.clone();
-                let command = Command { id: last + 1, kind: request.kind, by, reason, at: self.clock().now() };
+                let command = Command {
+                    id: last + 1,
+                    kind: request.kind,
+                    by,
+                    reason,
+                    at: self.clock().now(),
+                };
                 managed.urgent.set(&key, command.clone());
                 command
             }

@@ -3,7 +3,7 @@
 //! One total match. `decide` proposes events, the record replays them; both go through here, so a history that was
 //! written can be read, and a move that is not in the table is an error wherever it comes from.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::state::{Entry, Event, HandOver, NoDataSince, Outcome, Paused, Phase, Proof, Retreat, Return, State};
 use crate::plan::{Lane, Plan};
@@ -29,14 +29,18 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
     let phase = match (&state.phase, event) {
         // Forward.
         (Phase::Waiting, Event::Admitted) => {
+            // The release's clock starts here, and so does what does not count against it.
             next.started = at;
+            next.waited = SignedDuration::ZERO;
             Phase::Starting
         }
         (Phase::Starting, Event::Ready) => Phase::Smoking,
         (Phase::Smoking, Event::SmokePassed) => enter(plan, 0),
         (Phase::Gated { stage }, Event::GateOpened { command, .. }) => {
             next.handled = *command;
-            next.waited += at.duration_since(state.since);
+            // A pause that is still on counts its own time when it ends.
+            let until = state.paused.as_ref().map_or(at, |paused| paused.since);
+            next.waited += passed(state.since, until);
             Phase::Preparing { stage: *stage }
         }
         (Phase::Preparing { stage }, Event::Prepared) => {
@@ -55,7 +59,8 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             match proof {
                 Proof::Passed => next.passes += 1,
                 Proof::Unproven => next.unproven = true,
-                Proof::NotJudged => {}
+                // It was not there to prove anything, but a time in which nothing was seen is no proof either.
+                Proof::NotJudged => next.unproven |= state.no_data.is_some(),
             }
             after(plan, *stage)
         }
@@ -71,11 +76,23 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
                 full: true,
             },
         ) => {
-            next.promoted_by(*command, by);
+            next.promoted_by(*command, by, at);
             Phase::Preparing { stage: bake }
         }
+        // Large enough, and held by doubts alone: a person answers for them.
+        (
+            Phase::Preparing { stage },
+            Event::Promoted {
+                command,
+                by,
+                full: false,
+            },
+        ) => {
+            next.promoted_by(*command, by, at);
+            Phase::Preparing { stage: *stage }
+        }
         (Phase::Analysing { stage }, Event::Promoted { command, by, full }) => {
-            next.promoted_by(*command, by);
+            next.promoted_by(*command, by, at);
             match (*stage == bake, full) {
                 (true, _) => Phase::HandingOver(HandOver::Adopt),
                 (false, true) => Phase::Preparing { stage: bake },
@@ -92,6 +109,7 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
         // Back. Nothing has been touched while waiting, so there is nothing to put back.
         (Phase::Waiting, Event::Retreated { command, outcome, .. }) => {
             next.handled = command.unwrap_or(state.handled);
+            next.paused = None;
             Phase::Done(outcome.clone())
         }
         // From `Adopt` `decide` never proposes it. But the record may have moved there while its writer, without an
@@ -135,7 +153,7 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             next.handled = *command;
             next.paused = None;
             // The pause counts neither against the stage's time nor against the release's.
-            let length = at.duration_since(paused.since);
+            let length = passed(paused.since, at);
             next.waited += length;
             next.since = (state.since + length).min(at);
             phase.clone()
@@ -215,6 +233,11 @@ fn after(plan: &Plan, stage: usize) -> Phase {
     }
 }
 
+/// Time that has gone by; none if the clock was set back.
+fn passed(from: Timestamp, to: Timestamp) -> SignedDuration {
+    to.duration_since(from).max(SignedDuration::ZERO)
+}
+
 fn illegal(state: &State, event: &Event) -> IllegalMove {
     IllegalMove {
         phase: state.phase.label(),
@@ -223,7 +246,14 @@ fn illegal(state: &State, event: &Event) -> IllegalMove {
 }
 
 impl State {
-    fn promoted_by(&mut self, command: u64, by: &super::Actor) {
+    /// A person goes on; the time for which the release had waited for people does not count against its limit.
+    fn promoted_by(&mut self, command: u64, by: &super::Actor, at: Timestamp) {
+        let waiting_since = match (&self.phase, &self.paused) {
+            (Phase::Gated { .. }, _) => self.since,
+            (_, Some(paused)) => paused.since,
+            (_, None) => at,
+        };
+        self.waited += passed(waiting_since, at);
         self.handled = command;
         self.paused = None;
         self.unproven = true;

@@ -5,9 +5,9 @@ use crate::judge::config::{
     Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig, Tripwire,
 };
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, NoDataAction, NoDataRule, PassEarly,
-    PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy, StrategyChoice, TrafficMatch,
-    Weight, Workload,
+    Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, Mode, NoDataAction, NoDataRule,
+    OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy,
+    StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -58,15 +58,18 @@ pub fn lower(
         StrategyChoice::Named(named) => named.name.clone(),
         StrategyChoice::Inline(_) => "inline".to_owned(),
     };
-    let plain = matches!(&spec.strategy, StrategyChoice::Named(named) if named.with.is_none() && matches!(named.name.as_str(), "careful" | "quick"));
+    // A user's own file may be called `careful` too, and may have gates: only Wade's own stages are replaced.
+    let plain = matches!(&spec.strategy, StrategyChoice::Named(named)
+        if matches!(named.name.as_str(), "careful" | "quick")
+            && builtin(&named.name).is_some_and(|file| file.spec.strategy == *strategy));
     let quiet = around.requests_per_second.is_some_and(|rps| rps < QUIET_RPS);
     let mut stages = match &around.lane {
         Lane::FirstDeploy => vec![bake_stage(Span::secs(0))],
         Lane::Emergency { .. } => vec![bake_stage(Span::secs(60))],
         Lane::Rollback => context.rollback(strategy),
-        Lane::Normal if !has_http && matches!(strategy, Strategy::Canary(_)) => context.without_http(&spec.workload),
-        Lane::Normal if quiet && plain => context.quiet(),
+        Lane::Normal if quiet && plain && has_http => context.quiet(),
         Lane::Normal => match strategy {
+            Strategy::Canary(canary) if !has_http => context.without_http(&spec.workload, canary),
             Strategy::Canary(canary) => context.canary(canary),
             Strategy::BlueGreen(blue_green) => context.blue_green(blue_green),
             Strategy::Ab(ab) => context.ab(ab),
@@ -103,6 +106,7 @@ pub fn lower(
         })
     };
     let on_no_data = analysis.on_no_data.clone().unwrap_or_default();
+    let way_out = matches!(around.lane, Lane::Rollback | Lane::Emergency { .. });
     let drain_within = match &spec.workload {
         Workload::Process(process) => process.drain.unwrap_or(DEFAULT_DRAIN),
         Workload::Deployment(_) => Span::secs(30),
@@ -134,11 +138,21 @@ pub fn lower(
         }),
         history: history_plan(analysis),
         measure: measure(analysis, &spec.workload),
-        on_undecided: analysis.on_undecided.unwrap_or_default(),
+        // Who only watches has nobody to ask and nothing to take back; and a way out of trouble, asked for by a person,
+        // must not wait for proof or end where it began because a metrics server is down.
+        on_undecided: if way_out || spec.mode == Mode::Observe {
+            OnUndecided::Advance
+        } else {
+            analysis.on_undecided.unwrap_or_default()
+        },
         no_data: NoDataPlan {
-            source_down: rule(on_no_data.source_down, 600, NoDataAction::Return),
+            source_down: if way_out {
+                rule(None, 0, NoDataAction::Advance)
+            } else {
+                rule(on_no_data.source_down, 600, NoDataAction::Return)
+            },
             canary_silent: rule(on_no_data.canary_silent, 120, NoDataAction::Rollback),
-            both_silent: rule(on_no_data.both_silent, 600, NoDataAction::Advance),
+            both_silent: rule(on_no_data.both_silent.filter(|_| !way_out), 600, NoDataAction::Advance),
         },
         on_new_revision: spec.on_new_revision,
         windows: spec.windows.clone().unwrap_or_default(),
@@ -257,17 +271,27 @@ impl Context {
         vec![stage(200), stage(500), bake_stage(Span::secs(900))]
     }
 
-    /// Work that does not come as HTTP: one instance first, then everybody.
-    fn without_http(&self, workload: &Workload) -> Vec<Stage> {
+    /// Work that does not come as HTTP: one instance first, then everybody. Weights mean nothing there; a gate still
+    /// stands before the first stage with at least as much as what it was written before.
+    fn without_http(&self, workload: &Workload, canary: &Canary) -> Vec<Stage> {
         let instances = match workload {
             Workload::Process(process) => process.instances.unwrap_or(1),
             Workload::Deployment(_) => 1,
         };
         let share = Weight::from_permille((1000 / instances.max(2)) as u16).expect("at most half");
-        vec![
+        let mut stages = vec![
             self.judged(Split::weight(share), Some(Span::secs(600)), Span::secs(600)),
             bake_stage(Span::secs(300)),
-        ]
+        ];
+        for gated in self.canary(canary).into_iter().filter(|stage| stage.gate.is_some()) {
+            let place = stages
+                .iter_mut()
+                .find(|stage| stage.split.weight >= gated.split.weight && stage.gate.is_none());
+            if let Some(stage) = place {
+                stage.gate = gated.gate;
+            }
+        }
+        stages
     }
 
     /// A revision that has served before: one comparison at half the traffic, then everybody.
@@ -310,6 +334,14 @@ impl Context {
                 Step::Weight(step) => {
                     split.weight = step.weight;
                     self.judged(split.clone(), step.min, step.max.unwrap_or(Span::secs(300)))
+                }
+                // A pause at 100 % is a longer bake.
+                Step::Pause(pause) if stages.last().is_some_and(|stage| stage.kind == StageKind::Bake) => {
+                    if let Some(bake) = stages.last_mut() {
+                        bake.max = Span(bake.max.0 + pause.pause.0);
+                        bake.min = bake.max;
+                    }
+                    continue;
                 }
                 Step::Pause(pause) => Stage {
                     kind: if split.reaches_canary() {
@@ -369,10 +401,15 @@ fn bake_stage(time: Span) -> Stage {
     }
 }
 
-/// Tells each stage which weight follows it.
+/// Tells each stage which weight its proof must be good for: the next one, or the one after a pause, which proves
+/// nothing itself.
 fn link_weights(stages: &mut [Stage]) {
-    for index in 1..stages.len() {
-        stages[index - 1].next_weight = stages[index].split.weight.max(stages[index].split.mirror);
+    for index in (1..stages.len()).rev() {
+        let next = &stages[index];
+        stages[index - 1].next_weight = match next.kind {
+            StageKind::Pause => next.next_weight,
+            StageKind::Preview | StageKind::Judge | StageKind::Bake => next.split.weight.max(next.split.mirror),
+        };
     }
 }
 

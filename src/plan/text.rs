@@ -55,8 +55,13 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
         0 => writeln!(out, "  smoke    none declared"),
         tests => writeln!(
             out,
-            "  smoke    {tests}, up to {} tries within {}",
-            plan.smoke.tries, plan.smoke.within
+            "  smoke    {tests}, up to {} tries within {}{}",
+            plan.smoke.tries,
+            plan.smoke.within,
+            plan.smoke
+                .again
+                .map(|every| format!("; again every {every} while the canary has users"))
+                .unwrap_or_default()
         ),
     };
     for (index, stage) in plan.stages.iter().enumerate() {
@@ -72,6 +77,10 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
         if let Some(outlook) = outlook.filter(|_| stage.kind == StageKind::Judge) {
             let _ = writeln!(out, "           {}", sight(plan, stage, outlook));
         }
+    }
+    // Where nothing is judged nothing can pass.
+    if !plan.stages.iter().any(|stage| stage.kind == StageKind::Judge) {
+        return out;
     }
     if !plan.judge.pass_early {
         let _ = writeln!(out, "  no early pass: every stage runs its full time");

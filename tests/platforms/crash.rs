@@ -30,7 +30,14 @@ const RPS: f64 = 100.0;
 /// Kills in one release at most: more would be a test of patience.
 const KILLS_A_RELEASE: u32 = 4;
 /// Moments in which the daemon has to have died at least once.
-const MOMENTS: [&str; 6] = ["starting", "smoking", "preparing", "analysing", "handingOver", "returning"];
+const MOMENTS: [&str; 6] = [
+    "starting",
+    "smoking",
+    "preparing",
+    "analysing",
+    "handingOver",
+    "returning",
+];
 /// What was refused while nobody listened has been counted after this.
 const COUNTED: Duration = Duration::from_millis(150);
 
@@ -70,7 +77,9 @@ impl Act {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_at_any_moment_goes_on_where_it_was() {
     let seed = match std::env::var("WADE_CRASH_SEED") {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("WADE_CRASH_SEED={text} is not a number")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("WADE_CRASH_SEED={text} is not a number")),
         Err(_) => SystemClock.now().as_millisecond() as u64,
     };
     println!("WADE_CRASH_SEED={seed}");
@@ -111,7 +120,11 @@ impl Trial {
     async fn begin(seed: u64) -> Self {
         // The first test takes a while, so that a daemon can die in the middle of it.
         let smoke = "{command: [sleep, '0.4']}, {http: /selftest}";
-        let mut yard = Yard::new(&Rollout { smoke, more: "  history: 100\n", ..Rollout::default() });
+        let mut yard = Yard::new(&Rollout {
+            smoke,
+            more: "  history: 100\n",
+            ..Rollout::default()
+        });
         let client = yard.start().await;
         let first = yard.release(&client, "1.0.0", GOOD).await;
         assert_eq!(first.state.outcome(), Some(&Outcome::FirstDeploy));
@@ -140,7 +153,10 @@ impl Trial {
         let ask = match act {
             Act::Good => request(&version, GOOD),
             Act::Bad(flaw) | Act::Unfit(flaw) => request(&version, flaw),
-            Act::Rollback => ReleaseRequest { target: ReleaseTarget::Rollback { number: None }, ..ReleaseRequest::default() },
+            Act::Rollback => ReleaseRequest {
+                target: ReleaseTarget::Rollback { number: None },
+                ..ReleaseRequest::default()
+            },
         };
         let Some(key) = self.ask(&ask).await else { return };
         let version = self.client.record(&key).await.expect("recorded").canary.version;
@@ -150,15 +166,28 @@ impl Trial {
         let began = stopwatch();
         let record = loop {
             let seen = answers(&self.load.snapshot(), &version);
-            let record = self.client.record(&key).await.unwrap_or_else(|problem| panic!("{problem}\n{}", self.yard.log()));
+            let record = self
+                .client
+                .record(&key)
+                .await
+                .unwrap_or_else(|problem| panic!("{problem}\n{}", self.yard.log()));
             self.see(&record);
             if record.state.split_of.is_none() {
-                assert_eq!(seen, before, "{version} answered users before it had any weight: {:#?}", record.history);
+                assert_eq!(
+                    seen, before,
+                    "{version} answered users before it had any weight: {:#?}",
+                    record.history
+                );
             }
             if record.state.outcome().is_some() {
                 break record;
             }
-            assert!(began.elapsed() < Duration::from_secs(40), "{key} does not end: {:?}\n{}", record.state, self.yard.log());
+            assert!(
+                began.elapsed() < Duration::from_secs(40),
+                "{key} does not end: {:?}\n{}",
+                record.state,
+                self.yard.log()
+            );
             let label = record.state.phase.label();
             let wanted = MOMENTS.contains(&label) && !self.kills.contains_key(label) && self.dice.random_bool(0.5);
             if mine < KILLS_A_RELEASE && (wanted || last.elapsed() > pause) {
@@ -169,9 +198,22 @@ impl Trial {
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         let outcome = record.state.outcome().expect("just seen");
-        println!("{:>5.1} s  {version} {act:?}: {} after {mine} kills", self.began.elapsed().as_secs_f64(), outcome.label());
-        assert!(act.allows(outcome), "{act:?} ended as {outcome:?}: {:#?}\n{}", record.history, self.yard.log());
-        let gone = if outcome.is_forward() { std::mem::replace(&mut self.serving, version) } else { version };
+        println!(
+            "{:>5.1} s  {version} {act:?}: {} after {mine} kills",
+            self.began.elapsed().as_secs_f64(),
+            outcome.label()
+        );
+        assert!(
+            act.allows(outcome),
+            "{act:?} ended as {outcome:?}: {:#?}\n{}",
+            record.history,
+            self.yard.log()
+        );
+        let gone = if outcome.is_forward() {
+            std::mem::replace(&mut self.serving, version)
+        } else {
+            version
+        };
         // Its last answers may still be on their way to the client that counts.
         tokio::time::sleep(COUNTED).await;
         self.frozen.insert(gone.clone(), answers(&self.load.snapshot(), &gone));
@@ -191,7 +233,14 @@ impl Trial {
             self.crash("asked", None).await;
             asked.abort();
             // Either it has been recorded, whole, or it has never been.
-            let newest = self.client.releases(SERVICE).await.expect("an answer").into_iter().next().expect("the first one at least");
+            let newest = self
+                .client
+                .releases(SERVICE)
+                .await
+                .expect("an answer")
+                .into_iter()
+                .next()
+                .expect("the first one at least");
             if newest.key.number > known {
                 return Some(newest.key);
             }
@@ -216,7 +265,12 @@ impl Trial {
             self.see(record);
         }
         let before = self.load.snapshot();
-        assert_eq!(before.lost_total(), self.lost, "requests were lost while the daemon was there: {before:#?}\n{}", self.yard.log());
+        assert_eq!(
+            before.lost_total(),
+            self.lost,
+            "requests were lost while the daemon was there: {before:#?}\n{}",
+            self.yard.log()
+        );
         self.yard.kill().await;
         let dead = stopwatch();
         let left = self.yard.samples();
@@ -244,7 +298,12 @@ impl Trial {
         let number = record.key.number;
         if let Some(known) = self.records.get(&number) {
             let begins = record.history.get(..known.history.len());
-            assert_eq!(begins, Some(known.history.as_slice()), "{}: an entry was lost or changed", record.key);
+            assert_eq!(
+                begins,
+                Some(known.history.as_slice()),
+                "{}: an entry was lost or changed",
+                record.key
+            );
         }
         let replayed = replay(&record.plan, record.created, &record.history).unwrap_or_else(|fault| panic!("{fault}"));
         assert_eq!(replayed, record.state, "{}: the history leads elsewhere", record.key);
@@ -263,7 +322,12 @@ impl Trial {
             state = apply(&after.plan, &state, &entry.event, entry.at).expect("replayed before");
         }
         asked.push(split_of(after, &state));
-        assert!(asked.contains(&view.split), "{:?} is in force, the record asks for {asked:?}\n{}", view.split, self.yard.log());
+        assert!(
+            asked.contains(&view.split),
+            "{:?} is in force, the record asks for {asked:?}\n{}",
+            view.split,
+            self.yard.log()
+        );
     }
 
     /// Whoever ran for the sides of the release when the daemon died still does.
@@ -278,8 +342,16 @@ impl Trial {
             _ if after.canary.variables.values().any(|value| value == "--crash-at-start") => [stable, None],
             _ => [stable, canary],
         };
-        for sample in left.iter().filter(|sample| stays.contains(&Some(sample.revision.as_str()))) {
-            assert!(now.contains(sample), "{sample:?} has not survived in {:?}: {now:#?}\n{}", after.state.phase, self.yard.log());
+        for sample in left
+            .iter()
+            .filter(|sample| stays.contains(&Some(sample.revision.as_str())))
+        {
+            assert!(
+                now.contains(sample),
+                "{sample:?} has not survived in {:?}: {now:#?}\n{}",
+                after.state.phase,
+                self.yard.log()
+            );
         }
     }
 
@@ -288,30 +360,70 @@ impl Trial {
             .yard
             .until("stable is whole", async || {
                 let view = self.client.rollout(SERVICE).await.ok()?;
-                view.stable.as_ref().is_some_and(|stable| stable.ready == 2).then_some(view)
+                view.stable
+                    .as_ref()
+                    .is_some_and(|stable| stable.ready == 2)
+                    .then_some(view)
             })
             .await;
         let stable = view.stable.expect("just seen");
-        assert_eq!((stable.version.as_str(), stable.wanted, view.canary, view.split), (self.serving.as_str(), 2, None, ALL_STABLE));
+        assert_eq!(
+            (stable.version.as_str(), stable.wanted, view.canary, view.split),
+            (self.serving.as_str(), 2, None, ALL_STABLE)
+        );
         let running: Vec<String> = self.yard.samples().into_iter().map(|sample| sample.revision).collect();
-        assert_eq!(running, [stable.id.as_str(), stable.id.as_str()], "nothing but stable runs");
+        assert_eq!(
+            running,
+            [stable.id.as_str(), stable.id.as_str()],
+            "nothing but stable runs"
+        );
         for (number, known) in &self.records {
-            let key = ReleaseKey { rollout: SERVICE.to_owned(), number: *number };
-            assert_eq!(self.client.record(&key).await.as_ref(), Ok(known), "a finished release does not change any more");
+            let key = ReleaseKey {
+                rollout: SERVICE.to_owned(),
+                number: *number,
+            };
+            assert_eq!(
+                self.client.record(&key).await.as_ref(),
+                Ok(known),
+                "a finished release does not change any more"
+            );
         }
         let end = self.load.stop().await;
-        assert_eq!(end.lost_total(), self.lost, "requests were lost while the daemon was there: {end:#?}");
+        assert_eq!(
+            end.lost_total(),
+            self.lost,
+            "requests were lost while the daemon was there: {end:#?}"
+        );
         for (version, count) in &self.frozen {
-            assert_eq!(answers(&end, version), *count, "{version} answered users after it had been taken from them");
+            assert_eq!(
+                answers(&end, version),
+                *count,
+                "{version} answered users after it had been taken from them"
+            );
         }
         let flawed = |version: &str| {
             let mut records = self.records.values();
-            records.any(|record| record.canary.version == version && record.canary.variables.values().any(|value| value.starts_with("--fail-percent=6")))
+            records.any(|record| {
+                record.canary.version == version
+                    && record
+                        .canary
+                        .variables
+                        .values()
+                        .any(|value| value.starts_with("--fail-percent=6"))
+            })
         };
         for (version, count) in &end.versions {
-            assert!(flawed(version) || count.failed == 0, "{version} failed: {count:#?}\n{}", self.yard.log());
+            assert!(
+                flawed(version) || count.failed == 0,
+                "{version} failed: {count:#?}\n{}",
+                self.yard.log()
+            );
         }
-        assert!(!end.versions.contains_key(NO_VERSION), "the proxy answered by itself: {:#?}", end.versions);
+        assert!(
+            !end.versions.contains_key(NO_VERSION),
+            "the proxy answered by itself: {:#?}",
+            end.versions
+        );
         println!(
             "{} kills {:?}, {} releases, {:.1} s; {} requests, lost while nobody listened ({:.1} s): {:?}",
             self.kills.values().sum::<u32>(),
@@ -325,7 +437,10 @@ impl Trial {
         assert_eq!(self.yard.terminate().await.code(), Some(0));
         self.yard.launch(&["--stop-processes"]);
         self.yard.answering().await;
-        assert_eq!((self.yard.terminate().await.code(), self.yard.samples()), (Some(0), Vec::new()));
+        assert_eq!(
+            (self.yard.terminate().await.code(), self.yard.samples()),
+            (Some(0), Vec::new())
+        );
     }
 }
 
@@ -341,7 +456,10 @@ fn split_of(record: &ReleaseRecord, state: &State) -> Split {
 
 /// Users' answers by a version.
 fn answers(snapshot: &Snapshot, version: &str) -> u64 {
-    snapshot.versions.get(version).map_or(0, |count| count.served + count.failed)
+    snapshot
+        .versions
+        .get(version)
+        .map_or(0, |count| count.served + count.failed)
 }
 
 /// No slot of a revision has two processes.

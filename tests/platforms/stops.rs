@@ -28,12 +28,22 @@ async fn sigterm_keeps_processes_and_the_next_start_adopts_them() {
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert_eq!(yard.samples(), before, "what runs is adopted, not started again");
     let end = load.stop().await;
-    assert_eq!(end.lost_total(), down.lost_total(), "only while the daemon was away: {end:?}");
+    assert_eq!(
+        end.lost_total(),
+        down.lost_total(),
+        "only while the daemon was away: {end:?}"
+    );
     assert_eq!(end.failed_total(), 0, "{end:?}");
-    println!("lost while the daemon was stopped and started: {:?} of {}", end.lost, end.sent);
+    println!(
+        "lost while the daemon was stopped and started: {:?} of {}",
+        end.lost, end.sent
+    );
     let view = client.rollout(SERVICE).await.expect("an answer");
     let stable = view.stable.expect("stable serves");
-    assert_eq!((stable.ready, stable.instances.iter().map(|i| i.restarts).sum::<u32>()), (2, 0));
+    assert_eq!(
+        (stable.ready, stable.instances.iter().map(|i| i.restarts).sum::<u32>()),
+        (2, 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,27 +65,50 @@ async fn a_killed_instance_comes_back_and_only_its_requests_in_flight_are_lost()
     tokio::time::sleep(Duration::from_millis(300)).await;
     let end = load.stop().await;
     let after = yard.samples();
-    assert_eq!((after.len(), after[1].pid), (2, before[1].pid), "the other one is left alone");
+    assert_eq!(
+        (after.len(), after[1].pid),
+        (2, before[1].pid),
+        "the other one is left alone"
+    );
     assert_ne!(after[0].pid, before[0].pid);
-    assert_eq!(back.instances.iter().map(|instance| instance.restarts).collect::<Vec<_>>(), [1, 0]);
+    assert_eq!(
+        back.instances
+            .iter()
+            .map(|instance| instance.restarts)
+            .collect::<Vec<_>>(),
+        [1, 0]
+    );
     // 100 requests a second of about 10 ms: one or two are under way at any moment.
     let failed = end.failed_total() + end.lost_total();
-    println!("failed when an instance was killed: {failed} of {} ({:?})", end.sent, end.versions.get(NO_VERSION));
+    println!(
+        "failed when an instance was killed: {failed} of {} ({:?})",
+        end.sent,
+        end.versions.get(NO_VERSION)
+    );
     assert!(failed <= 5, "{end:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stop_processes_stops_them_even_while_somebody_follows() {
-    let mut yard = Yard::new(&Rollout { steps: "{weight: 20%, min: 30s, max: 30s}", ..Rollout::default() });
+    let mut yard = Yard::new(&Rollout {
+        steps: "{weight: 20%, min: 30s, max: 30s}",
+        ..Rollout::default()
+    });
     yard.launch(&["--stop-processes"]);
     let client = yard.answering().await;
     yard.release(&client, "1.0.0", GOOD).await;
-    let started = client.release(SERVICE, &super::yard::request("1.1.0", GOOD)).await.expect("a release");
+    let started = client
+        .release(SERVICE, &super::yard::request("1.1.0", GOOD))
+        .await
+        .expect("a release");
     let key = started.release.expect("a new revision");
     let mut events = client.events(&key, 1).await.expect("events");
     yard.phase(&client, "analysing").await;
     let follower = tokio::spawn(async move { while let Ok(Some(_)) = events.next().await {} });
     let status = yard.terminate().await;
     assert_eq!((status.code(), yard.samples()), (Some(0), Vec::new()), "{}", yard.log());
-    tokio::time::timeout(Duration::from_secs(2), follower).await.expect("followers are let go").expect("no panic");
+    tokio::time::timeout(Duration::from_secs(2), follower)
+        .await
+        .expect("followers are let go")
+        .expect("no panic");
 }

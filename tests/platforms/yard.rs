@@ -44,13 +44,25 @@ pub(crate) struct Rollout {
 
 impl Default for Rollout {
     fn default() -> Self {
-        Self { steps: "{weight: 20%, max: 4s}, {weight: 50%, max: 4s}", bake: "1s", instances: 2, smoke: "{http: /selftest}", more: "" }
+        Self {
+            steps: "{weight: 20%, max: 4s}, {weight: 50%, max: 4s}",
+            bake: "1s",
+            instances: 2,
+            smoke: "{http: /selftest}",
+            more: "",
+        }
     }
 }
 
 impl Rollout {
     fn text(&self, mark: &str, port: u16) -> String {
-        let Self { steps, bake, instances, smoke, more } = self;
+        let Self {
+            steps,
+            bake,
+            instances,
+            smoke,
+            more,
+        } = self;
         format!(
             "apiVersion: wade.dev/v1alpha1
 kind: Rollout
@@ -102,7 +114,11 @@ impl Yard {
         // In memory where that is possible: how long a busy disk takes to sync is not what is tested here.
         let memory = tempfile::tempdir_in("/dev/shm");
         let folder = memory.or_else(|_| tempfile::tempdir()).expect("a temporary folder");
-        let yard = Self { folder, port: free_port(), daemon: None };
+        let yard = Self {
+            folder,
+            port: free_port(),
+            daemon: None,
+        };
         fs::create_dir(yard.path("rollouts")).expect("a new folder");
         yard.write("rollouts/hello.yaml", &rollout.text(&yard.mark(), yard.port));
         yard.write("wade.yaml", "apiVersion: wade.dev/v1alpha1\nkind: Config\ndata: data\n");
@@ -139,7 +155,13 @@ impl Yard {
     /// Starts the daemon; its log goes to the end of `log`.
     pub(crate) fn launch(&mut self, more: &[&str]) {
         assert!(self.daemon.is_none(), "one daemon at a time");
-        let log = || fs::File::options().create(true).append(true).open(self.path("log")).expect("the log can be written");
+        let log = || {
+            fs::File::options()
+                .create(true)
+                .append(true)
+                .open(self.path("log"))
+                .expect("the log can be written")
+        };
         let child = Command::new(WADE)
             .arg("serve")
             .arg("--config")
@@ -171,7 +193,11 @@ impl Yard {
             }
             let ended = self.daemon.as_mut().and_then(|daemon| daemon.try_wait().ok().flatten());
             let late = began.elapsed() > START_WITHIN;
-            assert!(ended.is_none() && !late, "the daemon does not answer (ended: {ended:?}):\n{}", self.log());
+            assert!(
+                ended.is_none() && !late,
+                "the daemon does not answer (ended: {ended:?}):\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -202,16 +228,30 @@ impl Yard {
 
     /// Runs `wade` against this daemon: exit code, standard output, standard error.
     pub(crate) async fn wade(&self, words: &[&str]) -> (i32, String, String) {
-        let command = Command::new(WADE).args(words).env("WADE_SOCKET", self.socket()).stdin(Stdio::null()).kill_on_drop(true).output();
+        let command = Command::new(WADE)
+            .args(words)
+            .env("WADE_SOCKET", self.socket())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
         let output = tokio::time::timeout(Duration::from_secs(60), command).await;
-        let output = output.unwrap_or_else(|_| panic!("wade {words:?} hangs:\n{}", self.log())).expect("the binary runs");
+        let output = output
+            .unwrap_or_else(|_| panic!("wade {words:?} hangs:\n{}", self.log()))
+            .expect("the binary runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+        (
+            output.status.code().unwrap_or(-1),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
     }
 
     /// Releases and waits for the end.
     pub(crate) async fn release(&self, client: &Client, version: &str, flaw: &str) -> ReleaseRecord {
-        let started = client.release(SERVICE, &request(version, flaw)).await.unwrap_or_else(|problem| panic!("{problem}"));
+        let started = client
+            .release(SERVICE, &request(version, flaw))
+            .await
+            .unwrap_or_else(|problem| panic!("{problem}"));
         self.over(client, &started.release.expect("not served already")).await
     }
 
@@ -240,7 +280,11 @@ impl Yard {
             if let Some(found) = look().await {
                 return found;
             }
-            assert!(began.elapsed() < Duration::from_secs(40), "waited for 40 s in vain: {what}\n{}", self.log());
+            assert!(
+                began.elapsed() < Duration::from_secs(40),
+                "waited for 40 s in vain: {what}\n{}",
+                self.log()
+            );
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -264,7 +308,10 @@ impl Drop for Yard {
 }
 
 pub(crate) fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process number");
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process number");
     // Gone already is what was wanted.
     let _ = kill_process(pid, signal);
 }
@@ -273,7 +320,10 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 pub(crate) fn request(version: &str, flaw: &str) -> ReleaseRequest {
     let set = [("version", version), ("flaw", flaw)];
     let set: BTreeMap<String, String> = set.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    ReleaseRequest { target: ReleaseTarget::File { set, path: None }, ..ReleaseRequest::default() }
+    ReleaseRequest {
+        target: ReleaseTarget::File { set, path: None },
+        ..ReleaseRequest::default()
+    }
 }
 
 /// A port that nobody listens on and that the kernel gives to nobody by itself, so that it is free after a restart too.
@@ -298,16 +348,29 @@ fn samples(mark: &str) -> Vec<Sample> {
 fn sample(pid: u32, wanted: &str) -> Option<Sample> {
     let folder = Path::new("/proc").join(pid.to_string());
     let environ = fs::read(folder.join("environ")).ok()?;
-    let variables: Vec<&str> = environ.split(|byte| *byte == 0).filter_map(|text| std::str::from_utf8(text).ok()).collect();
+    let variables: Vec<&str> = environ
+        .split(|byte| *byte == 0)
+        .filter_map(|text| std::str::from_utf8(text).ok())
+        .collect();
     if !variables.contains(&wanted) {
         return None;
     }
-    let value = |name: &str| variables.iter().find_map(|text| text.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
+    let value = |name: &str| {
+        variables
+            .iter()
+            .find_map(|text| text.strip_prefix(name)?.strip_prefix('='))
+            .map(str::to_owned)
+    };
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
     // proc(5): fields count from behind the name, which may contain anything; field 3 is the state, 22 the start.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
     let start_ticks = fields.nth(18)?.parse().ok()?;
     (state != "Z" && state != "X").then_some(())?;
-    Some(Sample { revision: value("WADE_REVISION")?, slot: value("WADE_INSTANCE")?, pid, start_ticks })
+    Some(Sample {
+        revision: value("WADE_REVISION")?,
+        slot: value("WADE_INSTANCE")?,
+        pid,
+        start_ticks,
+    })
 }
