@@ -24,7 +24,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::engine::{Action, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide};
+use crate::engine::{
+    Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide,
+};
 use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
@@ -104,6 +106,23 @@ impl Newer {
     }
 }
 
+/// An abort that could not be written down, handed to whoever drives its release; clones share it. Going back waits for
+/// nothing, so not for a disk with room either.
+#[derive(Clone, Debug, Default)]
+pub struct Urgent(Arc<Mutex<Option<(ReleaseKey, Command)>>>);
+
+impl Urgent {
+    /// Hands over an abort of `key`, in place of an earlier one.
+    pub fn set(&self, key: &ReleaseKey, command: Command) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((key.clone(), command));
+    }
+
+    fn of(&self, key: &ReleaseKey) -> Option<Command> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        held.filter(|(of, _)| of == key).map(|(_, command)| command)
+    }
+}
+
 /// Drives one release.
 pub struct Controller<P, S> {
     key: ReleaseKey,
@@ -116,6 +135,7 @@ pub struct Controller<P, S> {
     /// A write came back as an error and may have arrived all the same.
     doubtful: bool,
     newer: Newer,
+    urgent: Urgent,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
     epoch: u64,
@@ -154,6 +174,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             unrecorded: Vec::new(),
             doubtful: false,
             newer: Newer::default(),
+            urgent: Urgent::default(),
             deploy_window: record.deploy_window,
             history,
             epoch,
@@ -185,6 +206,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     #[must_use]
     pub fn with_newer(mut self, newer: Newer) -> Self {
         self.newer = newer;
+        self
+    }
+
+    /// With this as the place where an abort is found that could not be recorded.
+    #[must_use]
+    pub fn with_urgent(mut self, urgent: Urgent) -> Self {
+        self.urgent = urgent;
         self
     }
 
@@ -221,7 +249,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 None
             }
         };
-        let commands = match self.store.commands(&self.key, self.state.handled).await {
+        let mut commands = match self.store.commands(&self.key, self.state.handled).await {
             Ok(commands) => commands,
             Err(StoreError::Fenced { .. }) => return Pass::Fenced,
             Err(error) => {
@@ -229,6 +257,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 Vec::new()
             }
         };
+        commands.extend(self.urgent.of(&self.key));
         let now = self.clock.now();
         let reading = self.measure(now);
         let facts = Facts {
@@ -251,9 +280,10 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 return self.flee(now).await;
             }
         };
+        let before = self.state.clone();
         match self.record(decision, now).await {
             Recorded::Yes(decision) => {
-                self.tell(&decision, now);
+                self.tell(before, &decision, now);
                 if let Err(PlatformError::Fenced { .. }) = self.act(&decision.actions).await {
                     return Pass::Fenced;
                 }
@@ -451,12 +481,14 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
     }
 
-    fn tell(&mut self, decision: &Decision, now: Timestamp) {
+    fn tell(&mut self, mut state: State, decision: &Decision, now: Timestamp) {
         for entry in &decision.entries {
+            // Each with the phase that it led to: who follows stops at the entry that ends the release, not before.
+            state = apply(&self.plan, &state, &entry.event, entry.at).unwrap_or_else(|_| decision.state.clone());
             let notice = Notice::Entry {
                 key: self.key.clone(),
                 entry: entry.clone(),
-                phase: self.state.phase.clone(),
+                phase: state.phase.clone(),
             };
             (self.notices)(notice);
         }
@@ -509,9 +541,14 @@ fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String
         Condition::CanarySilent => Some(match missed(sample, plan, &stage.split) {
             Some(expected) if expected < SURELY_MISSED => (
                 NoData::BothSilent,
-                format!("too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"),
+                format!(
+                    "too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"
+                ),
             ),
-            _ => (NoData::CanarySilent, "the canary should have traffic and shows none".to_owned()),
+            _ => (
+                NoData::CanarySilent,
+                "the canary should have traffic and shows none".to_owned(),
+            ),
         }),
         Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),

@@ -42,11 +42,21 @@ const MIN_TOKEN: usize = 16;
 /// When the socket cannot be made: its folder is missing, or something else than an old socket is at its path.
 pub async fn serve_socket(daemon: Arc<Daemon>, path: &Path, stop: CancellationToken) -> Result<(), Problem> {
     let listener = bind_socket(path)?;
+    let end = end(&daemon, stop);
     let app = router(daemon).into_make_service_with_connect_info::<Caller>();
     axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
+        .with_graceful_shutdown(end)
         .await
         .map_err(unavailable)
+}
+
+/// The moment to stop: then those who wait or follow are let go, or their connections would never end.
+fn end(daemon: &Daemon, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+    let stopping = daemon.stopping().clone();
+    async move {
+        stop.cancelled_owned().await;
+        stopping.cancel();
+    }
 }
 
 /// Serves the API over loopback HTTP until `stop`.
@@ -69,11 +79,12 @@ pub async fn serve_http(
         kind: ProblemKind::Unavailable,
         message: format!("http.listen {listen}: {error}; choose a free address"),
     })?;
+    let end = end(&daemon, stop);
     let app = router(daemon)
         .layer(middleware::from_fn_with_state(token, authorise))
         .into_make_service_with_connect_info::<Caller>();
     axum::serve(listener, app)
-        .with_graceful_shutdown(stop.cancelled_owned())
+        .with_graceful_shutdown(end)
         .await
         .map_err(unavailable)
 }
@@ -283,7 +294,11 @@ impl Follower {
             if self.over {
                 return None;
             }
-            match self.live.recv().await {
+            let news = tokio::select! {
+                news = self.live.recv() => news,
+                () = self.daemon.stopping().cancelled() => return None,
+            };
+            match news {
                 Ok(Notice::Entry { key, entry, phase }) if key == self.key => {
                     if entry.number > self.next {
                         self.catch_up().await.ok()?;

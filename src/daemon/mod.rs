@@ -27,9 +27,10 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
-use crate::controller::{Controller, Newer, Notice, Pass, seconds_of};
+use crate::clock::{Clock, stopwatch};
+use crate::controller::{Controller, Newer, Notice, Pass, Urgent, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
@@ -48,6 +49,10 @@ use rollouts::{Rollouts, Usable};
 const NOTICES: usize = 1024;
 /// How often stable is looked at between releases.
 const STEADY_LOOK: Duration = Duration::from_millis(500);
+/// How long whoever still uses the daemon may take to let go of it when it stops, and how often to look.
+const LET_GO: Duration = Duration::from_secs(5);
+/// See [`LET_GO`].
+const LET_GO_LOOK: Duration = Duration::from_millis(10);
 /// How long requests may take to finish when the daemon stops.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
@@ -75,6 +80,9 @@ pub struct Daemon {
     epoch: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
+    /// One service is opened at a time: two would both want its address.
+    opening: Mutex<()>,
+    stopping: CancellationToken,
 }
 
 /// One service with what the daemon knows of it besides.
@@ -87,6 +95,8 @@ pub(crate) struct Managed {
     /// Requests per second lately.
     rate: Mutex<Option<f64>>,
     newer: Newer,
+    /// An abort that could not be recorded.
+    pub(crate) urgent: Urgent,
     /// What is measured between releases, as the file said when the service was opened.
     measure: Measure,
     history_plan: HistoryPlan,
@@ -138,6 +148,8 @@ impl Daemon {
             epoch: AtomicU64::new(epoch),
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
+            opening: Mutex::default(),
+            stopping: CancellationToken::new(),
         });
         daemon.recover()?;
         Ok(daemon)
@@ -172,6 +184,7 @@ impl Daemon {
     /// The service of `usable`, opened and restored if it is not open yet.
     pub(crate) fn open_service(self: &Arc<Self>, usable: &Usable) -> Result<Arc<Managed>, Problem> {
         let name = usable.name();
+        let _one = lock(&self.opening);
         if let Some(managed) = self.managed(name) {
             return Ok(managed);
         }
@@ -186,12 +199,14 @@ impl Daemon {
         })?;
         let running = self.store.running(name).map_err(unavailable)?;
         self.restore(&service, running.as_ref())?;
+        service.begin();
         let managed = Arc::new(Managed {
             service,
             jobs: Notify::new(),
             history: Mutex::new(HistoryRecorder::new(usable.history().block.as_secs_f64())),
             rate: Mutex::new(None),
             newer: Newer::default(),
+            urgent: Urgent::default(),
             measure: usable.measure(),
             history_plan: usable.history(),
             admission: tokio::sync::Mutex::new(()),
@@ -308,7 +323,8 @@ impl Daemon {
                 let _ = notices.send(notice);
             }),
         )
-        .with_newer(managed.newer.clone());
+        .with_newer(managed.newer.clone())
+        .with_urgent(managed.urgent.clone());
         match controller.run(&managed.service.wake).await {
             Pass::Over(outcome) => {
                 tracing::info!(release = %key, outcome = outcome.label(), "release over");
@@ -345,13 +361,17 @@ impl Daemon {
 
     /// The holder does not answer an abort: write the weight, fence it off, and let a new task go on.
     pub(crate) fn take_over(self: &Arc<Self>, managed: &Arc<Managed>) -> Result<(), Problem> {
-        let epoch = self.store.raise_epoch().map_err(unavailable)?;
-        self.epoch.store(epoch, Ordering::SeqCst);
-        managed.service.admit(epoch).map_err(unavailable)?;
+        let raised = self.store.raise_epoch();
+        if let Ok(epoch) = &raised {
+            self.epoch.store(*epoch, Ordering::SeqCst);
+            managed.service.admit(*epoch).map_err(unavailable)?;
+        }
+        // Also without a new epoch: a record that cannot be written must not keep users on the canary.
         managed
             .service
             .change(|_, split| *split = ALL_STABLE)
             .map_err(unavailable)?;
+        raised.map_err(unavailable)?;
         self.spawn(managed);
         Ok(())
     }
@@ -375,6 +395,11 @@ impl Daemon {
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Cancelled when the daemon stops: whoever waits or follows lets go of it then.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.stopping
     }
 
     /// What happens, as it happens.
@@ -403,6 +428,7 @@ impl Daemon {
     /// Stops the daemon: tasks first (a release goes on at the next start), then the proxies with a grace for
     /// requests under way, then the processes if `stop_processes` says so.
     pub async fn stop(self: Arc<Self>, stop_processes: bool) {
+        self.stopping.cancel();
         let services = std::mem::take(&mut *lock(&self.services));
         for managed in services.values() {
             if let Some(task) = lock(&managed.task).take() {
@@ -414,14 +440,29 @@ impl Daemon {
         futures_util::future::join_all(services.values().map(|managed| managed.service.close(STOP_GRACE))).await;
         drop(services);
         let how = if stop_processes { Shutdown::Stop } else { Shutdown::Keep };
-        let Some(daemon) = Arc::into_inner(self) else {
+        let Some(daemon) = sole(self).await else {
             tracing::warn!("somebody still uses the daemon; its processes are left running");
             return;
         };
-        match Arc::into_inner(daemon.supervisor) {
+        let supervisor = Arc::clone(&daemon.supervisor);
+        drop(daemon);
+        match sole(supervisor).await {
             Some(supervisor) => supervisor.shutdown(how).await,
             None => tracing::warn!("a service is still in use; its processes are left running"),
         }
+    }
+}
+
+/// The value, once the last of its other users has let go; they have been told to.
+async fn sole<T>(mut shared: Arc<T>) -> Option<T> {
+    let began = stopwatch();
+    loop {
+        match Arc::try_unwrap(shared) {
+            Ok(value) => return Some(value),
+            Err(_) if began.elapsed() >= LET_GO => return None,
+            Err(again) => shared = again,
+        }
+        tokio::time::sleep(LET_GO_LOOK).await;
     }
 }
 
@@ -446,6 +487,8 @@ fn canary_of(record: &ReleaseRecord) -> Result<Option<Running>, Problem> {
     let capacity = match &record.state.phase {
         Phase::Waiting | Phase::Done(_) | Phase::Returning(Return::Remove | Return::Restore, _) => return Ok(None),
         Phase::HandingOver(_) => Weight::FULL,
+        // The next stage's instances come when the gate has opened.
+        Phase::Gated { .. } => record.plan.stages[record.state.split_of.unwrap_or(0)].capacity,
         phase => {
             let stage = phase.stage().or(record.state.split_of).unwrap_or(0);
             record.plan.stages[stage].capacity

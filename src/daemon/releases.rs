@@ -11,14 +11,18 @@ use super::api::{Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequ
 use super::rollouts::Usable;
 use super::{Daemon, Managed, running_of, unavailable};
 use crate::controller::Notice;
-use crate::engine::{Actor, CommandKind, Event, Outcome};
+use crate::engine::{Actor, Command, CommandKind, Event, Outcome};
 use crate::plan::{Circumstances, Comparison, Lane, Outlook, Plan, lower, render};
 use crate::spec::{OnNewRevision, OnUndecided, bind};
-use crate::store::sqlite::{Beside, NewRelease};
-use crate::store::{ReleaseKey, Revision, StoreError};
+use crate::store::sqlite::{Beside, CommandError, NewRelease};
+use crate::store::{ReleaseKey, Revision, Store, StoreError};
 
 /// How long an abort may go unacknowledged before the daemon writes the weight itself (DESIGN.md section 3).
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long stable may take to be seen ready before a release is planned without it.
+const STABLE_WITHIN: Duration = Duration::from_secs(3);
+/// How often to look whether it is.
+const LOOK: Duration = Duration::from_millis(20);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -71,7 +75,12 @@ impl Daemon {
         let managed = self.open_service(&usable)?;
         // One request at a time per service: the second sees what the first has begun.
         let _admission = managed.admission.lock().await;
-        let canary = self.revision(&usable, &request)?;
+        // The identity reads the whole program: not on a thread that others wait for.
+        let canary = {
+            let (daemon, usable, request) = (Arc::clone(self), usable.clone(), request.clone());
+            let read = tokio::task::spawn_blocking(move || daemon.revision(&usable, &request));
+            read.await.map_err(unavailable)??
+        };
         self.wait_for_running(&managed, &usable, &canary).await?;
         let stable = self.store().stable(name).map_err(unavailable)?;
         if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
@@ -97,6 +106,7 @@ impl Daemon {
                 ),
             ));
         }
+        self.wait_for_stable(&managed, stable.as_ref()).await;
         let plan = self.plan(&managed, &usable, &request, stable.as_ref());
         let found = found(&managed, &plan, stable.as_ref());
         let outlook = managed.rate().map(|rate| Outlook {
@@ -231,13 +241,36 @@ impl Daemon {
             if usable.rollout.spec.on_new_revision == OnNewRevision::Supersede {
                 managed.supersede(&canary.version);
             }
-            match tokio::time::timeout(Duration::from_secs(1), notices.recv()).await {
-                Ok(Err(RecvError::Closed)) => return Err(problem(ProblemKind::Unavailable, "the daemon is stopping")),
+            let stopping = || {
+                problem(
+                    ProblemKind::Unavailable,
+                    "the daemon is stopping; nothing was begun, so ask the next one",
+                )
+            };
+            let news = tokio::select! {
+                news = tokio::time::timeout(Duration::from_secs(1), notices.recv()) => news,
+                () = self.stopping().cancelled() => return Err(stopping()),
+            };
+            match news {
+                Ok(Err(RecvError::Closed)) => return Err(stopping()),
                 // News, a gap in the news or none for a second: the record says whether it is over.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// Stable that has only just been adopted or restarted is given a moment to be seen ready: a release that is planned
+    /// without it would be compared with nothing.
+    async fn wait_for_stable(&self, managed: &Managed, stable: Option<&Revision>) {
+        let Some(stable) = stable else { return };
+        let ready = async {
+            while managed.service.presence(&stable.id, 1, 1).ready == 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // Not ready in time is an answer too; the plan takes it into account.
+        let _ = tokio::time::timeout(STABLE_WITHIN, ready).await;
     }
 
     fn plan(&self, managed: &Managed, usable: &Usable, request: &ReleaseRequest, stable: Option<&Revision>) -> Plan {
@@ -301,10 +334,32 @@ impl Daemon {
         })?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
-        let command = self
+        let added = self
             .store()
-            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now())
-            .map_err(unavailable)?;
+            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock().now());
+        let command = match added {
+            Ok(command) => command,
+            Err(CommandError::Store(error)) if request.kind == CommandKind::Abort => {
+                tracing::error!(release = %key, %error, "an abort cannot be recorded; it is followed all the same");
+                let pending = self
+                    .store()
+                    .commands(&key, running.state.handled)
+                    .await
+                    .unwrap_or_default();
+                let last = pending.last().map_or(running.state.handled, |command| command.id);
+                let reason = request.reason.clone();
+                let command = Command {
+                    id: last + 1,
+                    kind: request.kind,
+                    by,
+                    reason,
+                    at: self.clock().now(),
+                };
+                managed.urgent.set(&key, command.clone());
+                command
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
         self.wake(&managed);
         let first = if request.kind == CommandKind::Abort {
             ABORT_WITHIN

@@ -3,7 +3,7 @@
 //! What it does not do: it never asks whether users were better off with the canary. Going back is always allowed, so
 //! each rule here may be wrong only in being too late.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Case, NONE_READY_GRACE, SMOKE_GRACE, STUCK_AFTER, Step, back, counted, step, whole};
 use crate::engine::desired::split_now;
@@ -187,6 +187,14 @@ impl Case<'_> {
         self.plan.mode == Mode::Observe || self.no_data_rule(kind).action == NoDataAction::Advance
     }
 
+    /// The canary is ready and only settling, or has not been looked at for long: after a restart of Wade the time
+    /// that it was away must not count against a version that nobody has seen unready.
+    fn is_just_seen(&self) -> bool {
+        let Some(world) = &self.facts.world else { return false };
+        let lately = |since: Option<Timestamp>, span: Span| since.is_some_and(|since| since + span.signed() > self.now);
+        lately(world.canary.ready_since, self.plan.settle) || lately(world.canary.none_ready_since, NONE_READY_GRACE)
+    }
+
     fn late(&self) -> Option<Step> {
         let (state, plan) = (self.state, self.plan);
         let spent = self.now.duration_since(state.since);
@@ -195,7 +203,7 @@ impl Case<'_> {
         }
         let over = |limit: Span| spent >= limit.signed();
         match &state.phase {
-            Phase::Starting if over(plan.ready_within) => {
+            Phase::Starting if over(plan.ready_within) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 return back(
                     self.unfinished(),
@@ -209,7 +217,7 @@ impl Case<'_> {
                 );
             }
             // A canary that is large enough and waits for doubts to end is not late: its policies have their own times.
-            Phase::Preparing { stage } if over(plan.ready_within) && !self.sized(*stage) => {
+            Phase::Preparing { stage } if over(plan.ready_within) && !self.sized(*stage) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 let share = plan.stages[*stage].capacity;
                 return back(

@@ -91,19 +91,28 @@ impl LocalPlatform {
         if !smoke.is_due(self.smoke_plan.again) {
             return;
         }
-        let before = smoke.report().cloned();
-        *smoke = Smoke::Running { before };
         let targets: Vec<SmokeTarget> = self
             .service
             .ready_instances(&self.canary.id)
             .into_iter()
             .map(|(name, address)| SmokeTarget { name, address })
             .collect();
+        let before = smoke.report().cloned();
+        // They were all ready once, or nobody would ask. After a restart of the daemon that has to be seen again:
+        // testing nobody would reject a version that nothing is known against.
+        let wanted = self.service.sides().canary.map_or(1, |canary| canary.wanted);
+        if before.is_none() && (targets.len() as u64) < u64::from(wanted) {
+            return;
+        }
+        *smoke = Smoke::Running { before };
         let (plan, client, shared) = (self.smoke_plan.clone(), self.client.clone(), Arc::clone(&self.smoke));
         let wake = Arc::clone(&self.service.wake);
         tokio::spawn(async move {
             let report = smoke::run(&plan, &targets, &Default::default(), &client).await;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done { report, at: stopwatch() };
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done {
+                report,
+                at: stopwatch(),
+            };
             wake.notify_one();
         });
     }
@@ -137,7 +146,12 @@ impl Platform for LocalPlatform {
         } else {
             canary.exists == 0 && split == ALL_STABLE
         };
-        let smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner).report().cloned();
+        let smoke = self
+            .smoke
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .report()
+            .cloned();
         Ok(World {
             canary,
             stable,

@@ -45,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::task::TaskTracker;
 
 pub use self::config::ProxyConfig;
@@ -134,6 +134,7 @@ struct Shared {
     counters: Counters,
     mint: Mint,
     mirror_permits: Arc<Semaphore>,
+    begun: Notify,
     stop: Arc<Stop>,
     tasks: TaskTracker,
 }
@@ -142,6 +143,14 @@ impl Proxy {
     /// Listens, and serves in background tasks of the present tokio runtime (panics outside of one). Without routes
     /// every request gets 503.
     pub fn bind(config: ProxyConfig) -> Result<Self, ProxyError> {
+        let proxy = Self::reserve(config)?;
+        proxy.begin();
+        Ok(proxy)
+    }
+
+    /// As [`Proxy::bind`], but connections wait in the kernel's queue until [`Proxy::begin`]: for whoever has to have
+    /// the address before it is known where requests should go.
+    pub fn reserve(config: ProxyConfig) -> Result<Self, ProxyError> {
         let listener = listen(config.listen).map_err(|source| {
             let (service, addr) = (config.service.clone(), config.listen);
             match source.kind() {
@@ -157,6 +166,7 @@ impl Proxy {
             counters,
             mint: Mint::new(),
             mirror_permits: Arc::new(Semaphore::new(config.mirror_concurrency)),
+            begun: Notify::new(),
             stop: Arc::default(),
             tasks: TaskTracker::new(),
             config,
@@ -164,6 +174,12 @@ impl Proxy {
         shared.tasks.spawn(accept(Arc::clone(&shared), listener));
         shared.tasks.spawn(sweep(Arc::clone(&shared)));
         Ok(Self { shared, local_addr })
+    }
+
+    /// Accepts connections from now on. Safe to repeat.
+    pub fn begin(&self) {
+        // One permit is kept for the one task that waits, whichever of the two comes first.
+        self.shared.begun.notify_one();
     }
 
     /// Where it listens.
@@ -277,6 +293,7 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 async fn accept(shared: Arc<Shared>, listener: TcpListener) {
     let permits = Arc::new(Semaphore::new(shared.config.max_connections));
     let accepting = async {
+        shared.begun.notified().await;
         loop {
             if permits.available_permits() == 0 {
                 shared.counters.connections_full.fetch_add(1, Relaxed);

@@ -81,7 +81,8 @@ struct Inner {
 }
 
 impl Service {
-    /// Binds the service's address and begins to watch its processes. Must be called inside a tokio runtime.
+    /// Takes the service's address and begins to watch its processes; requests wait until [`Self::begin`]. Must be
+    /// called inside a tokio runtime.
     ///
     /// # Errors
     /// When the address cannot be bound.
@@ -97,7 +98,7 @@ impl Service {
                 if let Some(within) = setup.answer_within {
                     config.answer_timeout = within;
                 }
-                Proxy::bind(config)
+                Proxy::reserve(config)
             })
             .transpose()?;
         let service = Arc::new(Self {
@@ -113,6 +114,13 @@ impl Service {
         });
         service.watch();
         Ok(service)
+    }
+
+    /// Lets requests in, now that the service has been told who serves them. Repeating it is harmless.
+    pub fn begin(&self) {
+        if let Some(proxy) = &self.proxy {
+            proxy.begin();
+        }
     }
 
     /// The task ends by itself when the service is gone.
@@ -350,7 +358,8 @@ fn endpoints(processes: &[RevisionProcesses], revision: &str, also_unready: bool
     if !ready.is_empty() || !also_unready {
         return ready;
     }
-    // When no probe of stable answers, trying is better than refusing everybody.
+    // When no probe of a revision that has users answers, trying is better than refusing all of them. So it is right
+    // after a restart of the daemon, too: what it adopted has not been probed yet and serves as it did before.
     instances()
         .filter(|i| matches!(i.state, State::Unready { .. } | State::Starting { .. }))
         .filter_map(endpoint)
@@ -377,7 +386,8 @@ fn routes(inner: &Inner, processes: &[RevisionProcesses], sticky: Option<&Sticky
         backends.push(Backend {
             revision: canary.id.clone(),
             weight: split.weight.permille(),
-            endpoints: endpoints(processes, &canary.id, false),
+            // Without a share, whoever asks for it by a header must not meet a version that is not ready.
+            endpoints: endpoints(processes, &canary.id, !split.weight.is_zero()),
         });
     }
     // A share without anybody to take it: whoever is there gets everything, or nobody does and requests get 503.
