@@ -50,7 +50,8 @@ use tokio_util::task::TaskTracker;
 
 pub use self::config::ProxyConfig;
 pub use self::counters::{
-    CODE_CLASSES, FailureKind, LATENCY_BOUNDS_SECONDS, RevisionCounters, SkipReason, Snapshot, Traffic,
+    CODE_CLASSES, EndpointCounters, FailureKind, LATENCY_BOUNDS_SECONDS, RevisionCounters, SkipReason, Snapshot,
+    Traffic,
 };
 pub use self::metrics::{METRICS, Metric};
 pub use self::routes::{

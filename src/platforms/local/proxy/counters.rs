@@ -3,8 +3,11 @@
 //! the judge cannot wait for the end of a stream.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst,
+};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -125,6 +128,10 @@ pub struct RevisionCounters {
     pub mirror_in_flight: u64,
     /// Users' requests.
     pub users: Traffic,
+    /// Users' requests by the endpoint that answered, or was the last one tried. An endpoint is here while the routes
+    /// name it or a request is under way to it; then it is forgotten, and begins at 0 if it comes back. So the sums
+    /// may be less than `users`.
+    pub endpoints: BTreeMap<SocketAddr, EndpointCounters>,
     /// Mirrored requests; users never saw these.
     pub mirror: Traffic,
     /// Why the proxy answered 502 or 504 in this revision's place; included in `users.errors`.
@@ -137,6 +144,15 @@ pub struct RevisionCounters {
     pub cut_short: u64,
     /// Requests that were not mirrored to this revision, and why.
     pub mirror_skipped: BTreeMap<&'static str, u64>,
+}
+
+/// What one endpoint of a revision did for users; both as in [`Traffic`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCounters {
+    /// Answered requests.
+    pub requests: u64,
+    /// Those of them that are the server's fault.
+    pub errors: u64,
 }
 
 /// Answered requests.
@@ -201,6 +217,32 @@ impl Tally {
     }
 }
 
+/// [`EndpointCounters`] while they are being counted. Held by the endpoint and by each request under way to it, so
+/// that a tally which only the register holds is one nobody will count on again.
+#[derive(Debug, Default)]
+pub(super) struct EndpointTally {
+    requests: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl EndpointTally {
+    fn count(&self, error: bool) {
+        // First, and read last: no reader sees more errors than requests.
+        self.requests.fetch_add(1, Relaxed);
+        if error {
+            self.errors.fetch_add(1, Release);
+        }
+    }
+
+    fn read(&self) -> EndpointCounters {
+        let errors = self.errors.load(Acquire);
+        EndpointCounters {
+            requests: self.requests.load(Relaxed),
+            errors,
+        }
+    }
+}
+
 /// One revision's counters, shared by everything that serves it.
 #[derive(Debug, Default)]
 pub(super) struct RevisionStats {
@@ -209,6 +251,8 @@ pub(super) struct RevisionStats {
     pub(super) turn: AtomicUsize,
     in_flight: [AtomicU64; 2],
     tallies: [Tally; 2],
+    /// The register of endpoints; requests do not come here.
+    endpoints: Mutex<BTreeMap<SocketAddr, Arc<EndpointTally>>>,
     failures: [AtomicU64; FailureKind::ALL.len()],
     skipped: [AtomicU64; SkipReason::ALL.len()],
     resent: AtomicU64,
@@ -229,6 +273,23 @@ impl RevisionStats {
         self.resent.fetch_add(1, Relaxed);
     }
 
+    /// The counts of one endpoint, the old ones if requests are still under way to it.
+    pub(super) fn endpoint(&self, addr: SocketAddr) -> Arc<EndpointTally> {
+        Arc::clone(self.endpoints_in_use().entry(addr).or_default())
+    }
+
+    /// The register without those that have left the routes and are drained: both places that look at it forget, so
+    /// it holds no more than the routes in force, the ones before, and the requests under way name.
+    fn endpoints_in_use(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Arc<EndpointTally>>> {
+        let mut known = self
+            .endpoints
+            .lock()
+            .expect("nothing panics while it holds the register of endpoints");
+        // Exact: new holders get theirs from here, under the lock.
+        known.retain(|_, tally| Arc::strong_count(tally) > 1);
+        known
+    }
+
     /// Whether nobody, user or mirror, waits for this revision.
     pub(super) fn is_quiet(&self) -> bool {
         self.in_flight.iter().all(|count| count.load(SeqCst) == 0)
@@ -246,6 +307,11 @@ impl RevisionStats {
             in_flight: self.in_flight[Audience::User as usize].load(SeqCst),
             mirror_in_flight: self.in_flight[Audience::Mirror as usize].load(SeqCst),
             users: self.tallies[Audience::User as usize].read(),
+            endpoints: self
+                .endpoints_in_use()
+                .iter()
+                .map(|(addr, tally)| (*addr, tally.read()))
+                .collect(),
             mirror: self.tallies[Audience::Mirror as usize].read(),
             failures: load(&self.failures, |index| FailureKind::ALL[index].label()),
             resent: self.resent.load(Relaxed),
@@ -268,6 +334,8 @@ pub(super) enum Audience {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) stats: Arc<RevisionStats>,
+    /// Where it went, the last time if it went to several.
+    endpoint: Option<Arc<EndpointTally>>,
     audience: Audience,
     started: Instant,
     counted: bool,
@@ -278,10 +346,16 @@ impl Flight {
         stats.in_flight[audience as usize].fetch_add(1, SeqCst);
         Self {
             stats,
+            endpoint: None,
             audience,
             started,
             counted: false,
         }
+    }
+
+    /// It is being tried here; what becomes of it is this endpoint's unless another one is tried.
+    pub(super) fn tries(&mut self, endpoint: &Arc<EndpointTally>) {
+        self.endpoint = Some(Arc::clone(endpoint));
     }
 
     /// The outcome by HTTP status alone.
@@ -313,6 +387,9 @@ impl Flight {
         }
         let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
         self.stats.tallies[self.audience as usize].count(class, error, stopwatch() - self.started);
+        if let (Audience::User, Some(endpoint)) = (self.audience, &self.endpoint) {
+            endpoint.count(error);
+        }
     }
 }
 
@@ -394,5 +471,23 @@ impl Counters {
             connections_full: self.connections_full.load(Relaxed),
             connections_timed_out: self.connections_timed_out.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_that_come_and_go_do_not_add_up_when_nobody_reads() {
+        let stats = RevisionStats::default();
+        let mut held = None;
+        for port in 1..1000 {
+            held = Some(stats.endpoint(SocketAddr::from(([127, 0, 0, 1], port))));
+        }
+        // The last, and the one before: it was still held when the last was asked for.
+        assert_eq!(stats.endpoints.lock().expect("whole").len(), 2);
+        drop(held);
+        assert_eq!(stats.read().endpoints, BTreeMap::new());
     }
 }

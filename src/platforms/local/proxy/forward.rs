@@ -52,7 +52,7 @@ pub(super) async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Res
         Some(to) => mirror::copy(shared, to, request),
         None => request,
     };
-    let mut answer = match send(&shared.config, &target, version, request).await {
+    let mut answer = match send(&shared.config, &target, &mut flight, version, request).await {
         Err(kind) => {
             flight.stats.failed(kind);
             flight.outcome(kind.status());
@@ -181,6 +181,7 @@ impl Via {
 pub(super) async fn send(
     config: &ProxyConfig,
     target: &Target,
+    flight: &mut Flight,
     version: Version,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Via), FailureKind> {
@@ -191,6 +192,7 @@ pub(super) async fn send(
     let mut resent = false;
     while left > 0 {
         let endpoint = &endpoints[turn % endpoints.len()];
+        flight.tries(&endpoint.tally);
         let mut channel = match Channel::open(config, endpoint, version, resent).await {
             Ok(channel) => channel,
             Err(kind) => {

@@ -137,7 +137,7 @@ impl Pending {
             RequestBody::Whole(body.freeze())
         };
         let config = &shared.config;
-        match send(config, &to, version, head.map(|()| body)).await {
+        match send(config, &to, &mut flight, version, head.map(|()| body)).await {
             Err(kind) => {
                 flight.stats.failed(kind);
                 flight.outcome(kind.status());

@@ -15,7 +15,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ use tokio::time::Sleep;
 
 use super::ProxyConfig;
 use super::body::RequestBody;
-use super::counters::FailureKind;
+use super::counters::{EndpointTally, FailureKind};
 use crate::clock::stopwatch;
 
 /// Parts of an endpoint's store of idle connections, so that worker threads seldom meet at a lock.
@@ -44,6 +44,7 @@ type Shelf = Vec<Box<H1>>;
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
+    pub(super) tally: Arc<EndpointTally>,
     idle: [Mutex<Shelf>; SHARDS],
     h2: Mutex<Option<http2::SendRequest<RequestBody>>>,
     /// Held while connecting, so that a thousand calls to a new endpoint make one connection.
@@ -52,11 +53,12 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(addr: SocketAddr) -> Self {
+    pub(super) fn new(addr: SocketAddr, tally: Arc<EndpointTally>) -> Self {
         let idle = std::array::from_fn(|_| Mutex::default());
         let (h2, h2_connecting) = (Mutex::default(), tokio::sync::Mutex::default());
         Self {
             addr,
+            tally,
             idle,
             h2,
             h2_connecting,

@@ -82,17 +82,18 @@ impl Table {
         let mut endpoints = Endpoints::new();
         let mut targets = Vec::with_capacity(routes.split.len());
         for backend in &routes.split {
+            let stats = &stats[&backend.revision];
             // An address named twice would otherwise get two turns.
             let addresses: BTreeSet<_> = backend.endpoints.iter().collect();
             let of_target = addresses.into_iter().map(|addr| {
                 let key = (backend.revision.clone(), *addr);
                 let old = known.and_then(|known| known.get(&key)).map(Arc::clone);
-                let endpoint = old.unwrap_or_else(|| Arc::new(Endpoint::new(*addr)));
+                let endpoint = old.unwrap_or_else(|| Arc::new(Endpoint::new(*addr, stats.endpoint(*addr))));
                 endpoints.insert(key, Arc::clone(&endpoint));
                 endpoint
             });
             targets.push(Target {
-                stats: Arc::clone(&stats[&backend.revision]),
+                stats: Arc::clone(stats),
                 endpoints: of_target.collect(),
             });
         }

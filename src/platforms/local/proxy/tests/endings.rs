@@ -7,24 +7,9 @@ use std::time::Duration;
 use http::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
 use super::harness::*;
 use crate::platforms::local::proxy::*;
-
-/// A backend that holds every answer until told; and how to tell it.
-async fn held(name: &'static str) -> (Origin, Arc<Semaphore>) {
-    let gate = Arc::new(Semaphore::new(0));
-    let closed = Arc::clone(&gate);
-    let origin = Origin::serving(move |_| {
-        let closed = Arc::clone(&closed);
-        async move {
-            closed.acquire().await.expect("open").forget();
-            Response::new(text(name))
-        }
-    });
-    (origin.await, gate)
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_while_weights_flip_and_backends_come_and_go() {

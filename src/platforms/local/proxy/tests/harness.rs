@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::platforms::local::proxy::{Backend, Proxy, ProxyConfig, Routes};
@@ -97,6 +98,20 @@ impl Origin {
         })
         .await
     }
+}
+
+/// A backend that holds every answer until told; and how to tell it.
+pub(super) async fn held(name: &'static str) -> (Origin, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let closed = Arc::clone(&gate);
+    let origin = Origin::serving(move |_| {
+        let closed = Arc::clone(&closed);
+        async move {
+            closed.acquire().await.expect("open").forget();
+            Response::new(text(name))
+        }
+    });
+    (origin.await, gate)
 }
 
 /// An address where nobody listens.
