@@ -19,7 +19,13 @@ fn names(schema: &Value, fields: &mut BTreeSet<String>, words: &mut BTreeSet<Str
             if let Some(Value::Object(properties)) = object.get("properties") {
                 fields.extend(properties.keys().cloned());
             }
-            words.extend(object.get("enum").into_iter().flat_map(|list| list.as_array().into_iter().flatten()).filter_map(text));
+            words.extend(
+                object
+                    .get("enum")
+                    .into_iter()
+                    .flat_map(|list| list.as_array().into_iter().flatten())
+                    .filter_map(text),
+            );
             words.extend(object.get("const").and_then(text));
             object.values().for_each(|value| names(value, fields, words));
         }
@@ -41,14 +47,28 @@ fn unsaid<'a>(page: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a s
 fn every_field_and_every_choice_of_the_schema_is_in_the_reference() {
     let (mut fields, mut words) = (BTreeSet::new(), BTreeSet::new());
     names(schema(), &mut fields, &mut words);
-    assert!(fields.len() > 60 && words.len() > 20, "the schema has lost its fields: {fields:?} {words:?}");
-    assert_eq!(unsaid(ROLLOUT, fields.iter().map(String::as_str)), Vec::<&str>::new(), "fields");
-    assert_eq!(unsaid(ROLLOUT, words.iter().map(String::as_str)), Vec::<&str>::new(), "choices");
+    assert!(
+        fields.len() > 60 && words.len() > 20,
+        "the schema has lost its fields: {fields:?} {words:?}"
+    );
+    assert_eq!(
+        unsaid(ROLLOUT, fields.iter().map(String::as_str)),
+        Vec::<&str>::new(),
+        "fields"
+    );
+    assert_eq!(
+        unsaid(ROLLOUT, words.iter().map(String::as_str)),
+        Vec::<&str>::new(),
+        "choices"
+    );
 }
 
 #[test]
 fn every_metric_is_in_the_operators_list() {
-    assert_eq!(unsaid(OPERATING, METRICS.iter().map(|metric| metric.name)), Vec::<&str>::new());
+    assert_eq!(
+        unsaid(OPERATING, METRICS.iter().map(|metric| metric.name)),
+        Vec::<&str>::new()
+    );
 }
 
 #[test]

@@ -493,9 +493,14 @@ fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String
         Condition::CanarySilent => Some(match missed(sample, plan, &stage.split) {
             Some(expected) if expected < SURELY_MISSED => (
                 NoData::BothSilent,
-                format!("too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"),
+                format!(
+                    "too little traffic to tell a silent canary from chance ({expected:.1} requests would have been expected)"
+                ),
             ),
-            _ => (NoData::CanarySilent, "the canary should have traffic and shows none".to_owned()),
+            _ => (
+                NoData::CanarySilent,
+                "the canary should have traffic and shows none".to_owned(),
+            ),
         }),
         Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),

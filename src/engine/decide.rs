@@ -363,7 +363,13 @@ impl Case<'_> {
         }
         let smoke = self.facts.world.as_ref()?.smoke.as_ref();
         if let Some(failed) = smoke.filter(|report| self.plan.smoke.again.is_some() && !report.passed) {
-            return back(self.bad(), format!("{} (repeated because there is too little traffic to judge by)", failed.summary));
+            return back(
+                self.bad(),
+                format!(
+                    "{} (repeated because there is too little traffic to judge by)",
+                    failed.summary
+                ),
+            );
         }
         if canary.exists == 0 {
             return back(self.bad(), "every instance of the canary is gone");

@@ -40,7 +40,10 @@ pub fn case(seed: u64) -> Case {
         start: start(),
         full,
         rps,
-        stable: Behaviour { error_rate: *chance.pick(&[0.0, 0.001, 0.01]), ..healthy() },
+        stable: Behaviour {
+            error_rate: *chance.pick(&[0.0, 0.001, 0.01]),
+            ..healthy()
+        },
         canary: canary(chance),
         watched: chance.happens(0.6),
         deploy_window,
@@ -67,7 +70,10 @@ pub fn healthy() -> Behaviour {
 
 fn canary(chance: &mut Chance) -> Behaviour {
     let ready = Start::Ready(chance.millis(200, 8000));
-    let well = Behaviour { start: ready, ..healthy() };
+    let well = Behaviour {
+        start: ready,
+        ..healthy()
+    };
     if chance.happens(0.5) {
         return well;
     }
@@ -93,7 +99,9 @@ fn plan(chance: &mut Chance, full: u32, rps: f64) -> (Plan, Option<bool>) {
     let lane = match chance.between(0, 11) {
         0 => Lane::FirstDeploy,
         1 => Lane::Rollback,
-        2 => Lane::Emergency { reason: "checkout is down".to_owned() },
+        2 => Lane::Emergency {
+            reason: "checkout is down".to_owned(),
+        },
         _ => Lane::Normal,
     };
     let around = Circumstances {
@@ -101,8 +109,14 @@ fn plan(chance: &mut Chance, full: u32, rps: f64) -> (Plan, Option<bool>) {
         stable_unfit: chance.happens(0.05).then(|| "stable fails itself".to_owned()),
         requests_per_second: chance.happens(0.5).then_some(rps),
     };
-    let mut plan =
-        lower(&rollout.metadata.name, &rollout.spec, &resolved.strategy, &resolved.analysis, &resolved.limits, &around);
+    let mut plan = lower(
+        &rollout.metadata.name,
+        &rollout.spec,
+        &resolved.strategy,
+        &resolved.analysis,
+        &resolved.limits,
+        &around,
+    );
     // The strategies that come with Wade take minutes; the same stages in less time follow the same rules.
     let shorter = |span: crate::spec::Span| span.min(crate::spec::Span::secs(90));
     for stage in &mut plan.stages {
@@ -159,7 +173,9 @@ fn no_data(chance: &mut Chance) -> Value {
 }
 
 fn gate(chance: &mut Chance) -> Value {
-    let approvers = chance.pick(&[json!([]), json!(["user:ann"]), json!(["group:payments"])]).clone();
+    let approvers = chance
+        .pick(&[json!([]), json!(["user:ann"]), json!(["group:payments"])])
+        .clone();
     json!({"approvers": approvers, "expires": secs(chance, 20, 200)})
 }
 
@@ -200,7 +216,10 @@ fn steps(chance: &mut Chance) -> Value {
 
 /// People who ask for things.
 fn people() -> [Actor; 3] {
-    let in_group = |user: &str| Actor { user: user.to_owned(), groups: vec!["payments".to_owned()] };
+    let in_group = |user: &str| Actor {
+        user: user.to_owned(),
+        groups: vec!["payments".to_owned()],
+    };
     [Actor::named("ann"), in_group("bob"), Actor::named("cem")]
 }
 
@@ -212,7 +231,11 @@ fn faults(chance: &mut Chance, start: Timestamp, full: u32, plan: &Plan) -> Faul
     for _ in 0..*chance.pick(&[0, 1, 3, 6, 12]) {
         let from = at(chance);
         let to = (from + chance.millis(500, 120_000)).min(start + SignedDuration::from_millis(length as i64 + 1));
-        windows.push(Window { fault: *chance.pick(&Fault::ALL), from, to });
+        windows.push(Window {
+            fault: *chance.pick(&Fault::ALL),
+            from,
+            to,
+        });
     }
     windows.retain(|window| window.from < window.to);
     let mut happenings = Vec::new();
@@ -227,7 +250,9 @@ fn faults(chance: &mut Chance, start: Timestamp, full: u32, plan: &Plan) -> Faul
 fn happening(chance: &mut Chance, full: u32, plan: &Plan) -> Happening {
     match chance.between(0, 15) {
         0 => Happening::Newer("v3".to_owned()),
-        1 => Happening::Kill { for_secs: u32::try_from(chance.between(0, 40)).expect("small") },
+        1 => Happening::Kill {
+            for_secs: u32::try_from(chance.between(0, 40)).expect("small"),
+        },
         2 => Happening::Rival,
         3 => {
             let permille = u16::try_from(chance.between(0, 1000)).expect("at most 1000");
@@ -249,7 +274,11 @@ fn happening(chance: &mut Chance, full: u32, plan: &Plan) -> Happening {
             ];
             let gated = plan.stages.iter().any(|stage| stage.gate.is_some()) && number % 2 == 0;
             Happening::Ask {
-                kind: if gated { CommandKind::Approve } else { *chance.pick(&kinds) },
+                kind: if gated {
+                    CommandKind::Approve
+                } else {
+                    *chance.pick(&kinds)
+                },
                 by: chance.pick(&people()).clone(),
                 reason: chance.happens(0.3).then(|| "because of the numbers".to_owned()),
             }

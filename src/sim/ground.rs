@@ -51,7 +51,9 @@ pub(super) type Shared = Arc<Mutex<Ground>>;
 
 /// The ground, for a moment.
 pub(super) fn on(shared: &Shared) -> MutexGuard<'_, Ground> {
-    shared.lock().expect("a run is one thread, and nothing panics while it holds the lock")
+    shared
+        .lock()
+        .expect("a run is one thread, and nothing panics while it holds the lock")
 }
 
 impl Ground {
@@ -97,7 +99,10 @@ impl Ground {
     /// Takes over what has changed in the world.
     pub(super) fn collect(&mut self) {
         for (at, truth) in self.world.changes.drain(..) {
-            self.moments.push(Moment { at, seen: Seen::World(truth) });
+            self.moments.push(Moment {
+                at,
+                seen: Seen::World(truth),
+            });
         }
     }
 }
@@ -108,7 +113,11 @@ pub(super) async fn give_way() {
     impl Future for Once {
         type Output = ();
         fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-            if std::mem::replace(&mut self.0, true) { Poll::Ready(()) } else { Poll::Pending }
+            if std::mem::replace(&mut self.0, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         }
     }
     Once(false).await;

@@ -30,12 +30,18 @@ pub(super) struct SimPlatform {
 impl SimPlatform {
     /// The view of the controller with this epoch.
     pub(super) fn new(shared: Shared, epoch: u64) -> Self {
-        Self { shared, epoch, floor: None }
+        Self {
+            shared,
+            epoch,
+            floor: None,
+        }
     }
 }
 
 fn unreachable(what: &str) -> PlatformError {
-    PlatformError::Unreachable(format!("the platform does not answer ({what}); the next look tries again"))
+    PlatformError::Unreachable(format!(
+        "the platform does not answer ({what}); the next look tries again"
+    ))
 }
 
 #[async_trait]
@@ -50,10 +56,12 @@ impl Platform for SimPlatform {
                 Err(unreachable("observe"))
             } else {
                 let stale = ground.active(Fault::StaleReads);
-                let old = ground.observed.clone().filter(|(at, _)| {
-                    stale && *at + STALE >= now && self.floor.is_none_or(|floor| *at >= floor)
-                });
-                let (at, mut world) = old.unwrap_or_else(|| (now, ground.world.observe(ground.active(Fault::RouterMute))));
+                let old = ground
+                    .observed
+                    .clone()
+                    .filter(|(at, _)| stale && *at + STALE >= now && self.floor.is_none_or(|floor| *at >= floor));
+                let (at, mut world) =
+                    old.unwrap_or_else(|| (now, ground.world.observe(ground.active(Fault::RouterMute))));
                 ground.observed = Some((at, world.clone()));
                 self.floor = self.floor.max(Some(at));
                 if ground.sabotaged(Sabotage::ReadyForever) && world.canary.exists > 0 {
@@ -83,12 +91,20 @@ impl Platform for SimPlatform {
                 ground.failed(self.epoch, Call::Apply);
                 Err(unreachable("apply"))
             } else if epoch < ground.platform_epoch && !ground.sabotaged(Sabotage::NoFence) {
-                Err(PlatformError::Fenced { ours: epoch, theirs: ground.platform_epoch })
+                Err(PlatformError::Fenced {
+                    ours: epoch,
+                    theirs: ground.platform_epoch,
+                })
             } else if ground.active(Fault::WritesRefused) {
                 ground.failed(self.epoch, Call::Apply);
-                Err(PlatformError::Refused("the platform refuses the write: quota exceeded".to_owned()))
+                Err(PlatformError::Refused(
+                    "the platform refuses the write: quota exceeded".to_owned(),
+                ))
             } else {
-                ground.note(Seen::Applied { epoch, action: action.clone() });
+                ground.note(Seen::Applied {
+                    epoch,
+                    action: action.clone(),
+                });
                 if epoch > ground.platform_epoch {
                     ground.platform_epoch = epoch;
                     ground.world.forget_late();

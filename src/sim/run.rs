@@ -225,7 +225,13 @@ impl Driver<'_> {
             let truth = ground.world.truth();
             ground.note(Seen::World(truth));
             let start = self.case.start;
-            let begun: Vec<_> = ground.faults.windows.iter().filter(|w| w.from <= start).map(|w| w.fault).collect();
+            let begun: Vec<_> = ground
+                .faults
+                .windows
+                .iter()
+                .filter(|w| w.from <= start)
+                .map(|w| w.fault)
+                .collect();
             for fault in begun {
                 ground.note(Seen::FaultBegan(fault));
             }

@@ -230,11 +230,23 @@ fn meaning(scenario: &Scenario) -> Vec<spec::Fault> {
     let mut fault = |path: spec::Path, problem: &str, help: &str| {
         faults.push(spec::Fault::new(path, problem).help(help));
     };
-    if scenario.start.as_ref().is_some_and(|start| start.parse::<Timestamp>().is_err()) {
-        fault(spec::Path::of("start"), "this is not a time", "write it in UTC, like `2026-03-02T10:00:00Z`");
+    if scenario
+        .start
+        .as_ref()
+        .is_some_and(|start| start.parse::<Timestamp>().is_err())
+    {
+        fault(
+            spec::Path::of("start"),
+            "this is not a time",
+            "write it in UTC, like `2026-03-02T10:00:00Z`",
+        );
     }
     if scenario.lane == LaneWord::Emergency && scenario.reason.is_none() {
-        fault(spec::Path::of("reason"), "an emergency needs a reason", "add `reason: …`, as `wade deploy --emergency` asks");
+        fault(
+            spec::Path::of("reason"),
+            "an emergency needs a reason",
+            "add `reason: …`, as `wade deploy --emergency` asks",
+        );
     }
     for (index, event) in scenario.events.iter().enumerate() {
         let path = spec::Path::of("events").index(index);
@@ -242,7 +254,11 @@ fn meaning(scenario: &Scenario) -> Vec<spec::Fault> {
             fault(path.key("for"), "it is not said how long this lasts", "add `for: 5m`");
         }
         if event.what == What::CanaryTurns && event.canary.is_none() {
-            fault(path.key("canary"), "it is not said how the canary behaves then", "add `canary: {errorRate: 5%}`");
+            fault(
+                path.key("canary"),
+                "it is not said how the canary behaves then",
+                "add `canary: {errorRate: 5%}`",
+            );
         }
     }
     faults
@@ -265,7 +281,9 @@ pub fn cli_text(rollout_yaml: &str, scenario_yaml: &str) -> Result<String, Strin
     let rollout = spec::read_rollout(rollout_yaml, "rollout.yaml").map_err(|faults| faults.to_string())?;
     let scenario = read_scenario(scenario_yaml, "scenario.yaml").map_err(|faults| faults.to_string())?;
     let timeline = run_scenario(&rollout, &scenario);
-    timeline.map(|timeline| timeline.to_string()).map_err(|faults| faults.located_in(rollout_yaml, "rollout.yaml").to_string())
+    timeline
+        .map(|timeline| timeline.to_string())
+        .map_err(|faults| faults.located_in(rollout_yaml, "rollout.yaml").to_string())
 }
 
 /// The case that a scenario makes of a rollout.
@@ -278,9 +296,15 @@ pub fn case(rollout: &Rollout, scenario: &Scenario) -> Result<Case, spec::Faults
         (LaneWord::Normal, _) => Lane::Normal,
         (LaneWord::FirstDeploy, _) => Lane::FirstDeploy,
         (LaneWord::Rollback, _) => Lane::Rollback,
-        (LaneWord::Emergency, reason) => Lane::Emergency { reason: reason.clone().unwrap_or_default() },
+        (LaneWord::Emergency, reason) => Lane::Emergency {
+            reason: reason.clone().unwrap_or_default(),
+        },
     };
-    let around = Circumstances { lane, stable_unfit: None, requests_per_second: Some(scenario.traffic.rps) };
+    let around = Circumstances {
+        lane,
+        stable_unfit: None,
+        requests_per_second: Some(scenario.traffic.rps),
+    };
     let plan = lower(
         &rollout.metadata.name,
         &rollout.spec,
@@ -293,8 +317,12 @@ pub fn case(rollout: &Rollout, scenario: &Scenario) -> Result<Case, spec::Faults
         Workload::Process(process) => process.instances,
         Workload::Deployment(_) => None,
     };
-    let start: Timestamp =
-        scenario.start.as_deref().unwrap_or(START).parse().expect("checked when the scenario was read");
+    let start: Timestamp = scenario
+        .start
+        .as_deref()
+        .unwrap_or(START)
+        .parse()
+        .expect("checked when the scenario was read");
     Ok(Case {
         seed: scenario.seed.unwrap_or(1),
         start,
@@ -337,18 +365,25 @@ fn faults(start: Timestamp, scenario: &Scenario) -> Faults {
         let at = start + event.at.signed();
         let lasts = event.lasts.map_or(SignedDuration::ZERO, Span::signed);
         if let Some(fault) = event.what.fault() {
-            faults.windows.push(Window { fault, from: at, to: at + lasts });
+            faults.windows.push(Window {
+                fault,
+                from: at,
+                to: at + lasts,
+            });
             continue;
         }
         let happening = match event.what {
-            What::KillController => {
-                Happening::Kill { for_secs: u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX) }
-            }
+            What::KillController => Happening::Kill {
+                for_secs: u32::try_from(lasts.as_secs()).unwrap_or(u32::MAX),
+            },
             What::NewRevision => Happening::Newer(event.name.clone().unwrap_or_else(|| "v3".to_owned())),
             What::CanaryTurns => Happening::Turn(behaviour(event.canary.as_ref().unwrap_or(&Side::default()))),
             asked => Happening::Ask {
                 kind: asked.command().expect("every other kind is named above"),
-                by: Actor { user: event.by.clone().unwrap_or_else(|| "you".to_owned()), groups: event.groups.clone() },
+                by: Actor {
+                    user: event.by.clone().unwrap_or_else(|| "you".to_owned()),
+                    groups: event.groups.clone(),
+                },
                 reason: event.why.clone(),
             },
         };

@@ -25,7 +25,15 @@ pub(super) struct SimSignals {
 impl SimSignals {
     /// The measurements of the controller with this epoch, which starts at `now`.
     pub(super) fn new(shared: Shared, epoch: u64, now: Timestamp) -> Self {
-        Self { shared, epoch, expected_since: None, busy: Sides { canary: now, stable: now } }
+        Self {
+            shared,
+            epoch,
+            expected_since: None,
+            busy: Sides {
+                canary: now,
+                stable: now,
+            },
+        }
     }
 
     fn condition(&self, now: Timestamp) -> Condition {
@@ -44,13 +52,17 @@ impl Signals for SimSignals {
         let mut ground = on(&self.shared);
         let ground = &mut *ground;
         let truth = if ground.active(Fault::SourceDown) {
-            let reason = "the metrics server at http://metrics:9090 does not answer; nothing can be compared".to_owned();
+            let reason =
+                "the metrics server at http://metrics:9090 does not answer; nothing can be compared".to_owned();
             Condition::SourceDown { reason }
         } else {
             Condition::Measured
         };
         if truth != Condition::Measured {
-            ground.note(Seen::Measured { epoch: self.epoch, condition: truth.clone() });
+            ground.note(Seen::Measured {
+                epoch: self.epoch,
+                condition: truth.clone(),
+            });
             let hidden = ground.sabotaged(Sabotage::BlindnessHidden);
             return Sample::empty(if hidden { Condition::Measured } else { truth });
         }
@@ -61,7 +73,10 @@ impl Signals for SimSignals {
             }
         }
         let condition = self.condition(now);
-        ground.note(Seen::Measured { epoch: self.epoch, condition: condition.clone() });
+        ground.note(Seen::Measured {
+            epoch: self.epoch,
+            condition: condition.clone(),
+        });
         let observation = observation(counts, ground.world.behaviours(), &mut ground.traffic);
         let pods = ground.world.stable_pods() as u64;
         let mut left = counts.stable;

@@ -58,7 +58,12 @@ pub fn timeline(run: &Run) -> Timeline {
     let mut began = false;
     for moment in &run.moments {
         let mut line = |voice: Voice, text: String, split: &Split| {
-            lines.push(Line { at: moment.at.duration_since(start), split: split.clone(), voice, text });
+            lines.push(Line {
+                at: moment.at.duration_since(start),
+                split: split.clone(),
+                voice,
+                text,
+            });
         };
         match &moment.seen {
             Seen::World(truth) => split = truth.split.clone(),
@@ -69,14 +74,22 @@ pub fn timeline(run: &Run) -> Timeline {
                 }
             }
             Seen::Asked(command) => {
-                line(Voice::World, format!("{} asks: {}", command.by.user, command.kind), &split);
+                line(
+                    Voice::World,
+                    format!("{} asks: {}", command.by.user, command.kind),
+                    &split,
+                );
             }
             Seen::FaultBegan(fault) => line(Voice::World, format!("{fault:?} begins"), &split),
             Seen::FaultEnded(fault) => line(Voice::World, format!("{fault:?} ends"), &split),
             Seen::Died { .. } => line(Voice::World, "the controller is killed".to_owned(), &split),
             Seen::Started { .. } => {
                 if std::mem::replace(&mut began, true) {
-                    line(Voice::World, "another controller starts and reads the record".to_owned(), &split);
+                    line(
+                        Voice::World,
+                        "another controller starts and reads the record".to_owned(),
+                        &split,
+                    );
                 }
             }
             // Said once until something works again.
@@ -98,7 +111,9 @@ pub fn timeline(run: &Run) -> Timeline {
         lines,
         end: match &outcome {
             None => "not over when the simulation was given up".to_owned(),
-            Some(Outcome::Promoted { proven: true }) => "proven: every judged stage ended with a passing verdict".to_owned(),
+            Some(Outcome::Promoted { proven: true }) => {
+                "proven: every judged stage ended with a passing verdict".to_owned()
+            }
             Some(Outcome::Promoted { proven: false }) => "unproven".to_owned(),
             Some(Outcome::FirstDeploy) => format!("{} serves", run.record.canary.version),
             Some(_) => why.unwrap_or_else(|| "back on stable".to_owned()),
@@ -134,7 +149,10 @@ fn title(run: &Run) -> String {
 
 /// Whether an entry is worth a line: the way back has four steps of which the router's word and the end matter.
 fn tells(entry: &Entry) -> bool {
-    !matches!(entry.event, Event::CanaryDrained | Event::CanaryRemoved | Event::StableDrained)
+    !matches!(
+        entry.event,
+        Event::CanaryDrained | Event::CanaryRemoved | Event::StableDrained
+    )
 }
 
 fn end_of(run: &Run, last: Option<&Entry>) -> Timestamp {
@@ -155,7 +173,10 @@ impl fmt::Display for Timeline {
             };
             writeln!(f, "{}  {split:>5} {mark} {}", clock(line.at), line.text)?;
         }
-        let label = self.outcome.as_ref().map_or("UNFINISHED".to_owned(), |outcome| outcome.label().to_uppercase());
+        let label = self
+            .outcome
+            .as_ref()
+            .map_or("UNFINISHED".to_owned(), |outcome| outcome.label().to_uppercase());
         writeln!(f, "{}  {label}  {}", clock(self.took), self.end)
     }
 }
@@ -164,5 +185,9 @@ impl fmt::Display for Timeline {
 fn clock(since: SignedDuration) -> String {
     let secs = since.as_secs();
     let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{secs:02}") } else { format!("{minutes:02}:{secs:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{secs:02}")
+    } else {
+        format!("{minutes:02}:{secs:02}")
+    }
 }

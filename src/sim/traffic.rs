@@ -15,7 +15,9 @@ use crate::signals::{ERRORS, LATENCY};
 /// The share of all requests that carry the header or cookie of an A/B match.
 const MATCHED: f64 = 0.02;
 /// Upper bounds of the latency buckets in seconds.
-const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0];
+const BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5, 5.0,
+];
 
 /// Requests sent and not measured yet, as expected numbers.
 #[derive(Clone, Debug)]
@@ -44,7 +46,11 @@ pub(super) struct Counts {
 impl Traffic {
     /// No requests yet, `rps` per second from now on.
     pub(super) fn new(rps: f64) -> Self {
-        Self { rps, canary: Expected::default(), stable: Expected::default() }
+        Self {
+            rps,
+            canary: Expected::default(),
+            stable: Expected::default(),
+        }
     }
 
     /// Sends requests for `secs` seconds; `error_rates` of canary and stable.
@@ -66,10 +72,20 @@ impl Traffic {
     pub(super) fn draw(&mut self, chance: &mut Chance) -> Sides<Counts> {
         let mut draw = |expected: Expected| {
             let requests = chance.poisson(expected.requests);
-            let rate = if expected.requests > 0.0 { expected.errors / expected.requests } else { 0.0 };
-            Counts { requests, errors: chance.binomial(requests, rate) }
+            let rate = if expected.requests > 0.0 {
+                expected.errors / expected.requests
+            } else {
+                0.0
+            };
+            Counts {
+                requests,
+                errors: chance.binomial(requests, rate),
+            }
         };
-        let drawn = Sides { canary: draw(self.canary), stable: draw(self.stable) };
+        let drawn = Sides {
+            canary: draw(self.canary),
+            stable: draw(self.stable),
+        };
         (self.canary, self.stable) = (Expected::default(), Expected::default());
         drawn
     }
@@ -83,18 +99,35 @@ impl Expected {
 }
 
 /// The counts as the judge takes them, with a latency histogram drawn to fit.
-pub(super) fn observation(counts: Sides<Counts>, behaviours: (&Behaviour, &Behaviour), chance: &mut Chance) -> Observation {
+pub(super) fn observation(
+    counts: Sides<Counts>,
+    behaviours: (&Behaviour, &Behaviour),
+    chance: &mut Chance,
+) -> Observation {
     let side = |counts: Counts| {
-        Some(Increment::Counts { total: counts.requests as f64, bad: counts.errors as f64 })
+        Some(Increment::Counts {
+            total: counts.requests as f64,
+            bad: counts.errors as f64,
+        })
     };
     let le: Arc<[f64]> = Arc::from(BOUNDS);
     let mut histogram = |counts: Counts, behaviour: &Behaviour| {
-        Some(Increment::Histogram { le: le.clone(), counts: buckets(counts.requests, behaviour, chance) })
+        Some(Increment::Histogram {
+            le: le.clone(),
+            counts: buckets(counts.requests, behaviour, chance),
+        })
     };
-    let latency =
-        Sides { canary: histogram(counts.canary, behaviours.0), stable: histogram(counts.stable, behaviours.1) };
-    let errors = Sides { canary: side(counts.canary), stable: side(counts.stable) };
-    Observation { metrics: [(ERRORS.to_owned(), errors), (LATENCY.to_owned(), latency)].into() }
+    let latency = Sides {
+        canary: histogram(counts.canary, behaviours.0),
+        stable: histogram(counts.stable, behaviours.1),
+    };
+    let errors = Sides {
+        canary: side(counts.canary),
+        stable: side(counts.stable),
+    };
+    Observation {
+        metrics: [(ERRORS.to_owned(), errors), (LATENCY.to_owned(), latency)].into(),
+    }
 }
 
 /// Requests per bucket, log-normal: each bucket takes its share of what the ones before left.
@@ -103,7 +136,11 @@ fn buckets(requests: u64, behaviour: &Behaviour, chance: &mut Chance) -> Vec<f64
     let mut counts = Vec::with_capacity(BOUNDS.len() + 1);
     for bound in BOUNDS {
         let upto = normal_cdf((bound / behaviour.latency_secs).ln() / behaviour.latency_sigma);
-        let share = if below < 1.0 { (upto - below) / (1.0 - below) } else { 0.0 };
+        let share = if below < 1.0 {
+            (upto - below) / (1.0 - below)
+        } else {
+            0.0
+        };
         let taken = chance.binomial(left, share);
         counts.push(taken as f64);
         left -= taken;
@@ -116,7 +153,8 @@ fn buckets(requests: u64, behaviour: &Behaviour, chance: &mut Chance) -> Vec<f64
 /// The standard normal distribution function (Abramowitz and Stegun 26.2.17, error under 1e-7).
 fn normal_cdf(z: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
-    let poly = t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let poly =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     let tail = poly * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt();
     if z >= 0.0 { 1.0 - tail } else { tail }
 }

@@ -22,10 +22,12 @@ pub fn read_as<T: DeserializeOwned + JsonSchema>(
     empty: &str,
     meaning: fn(&T) -> Vec<Fault>,
 ) -> Result<T, Faults> {
-    let root = nodes::parse(text).map_err(|faults| Faults::new(source_name, faults))?.ok_or_else(|| {
-        let fault = Fault::new(Path::root(), "the file is empty").help(empty);
-        Faults::new(source_name, vec![fault])
-    })?;
+    let root = nodes::parse(text)
+        .map_err(|faults| Faults::new(source_name, faults))?
+        .ok_or_else(|| {
+            let fault = Fault::new(Path::root(), "the file is empty").help(empty);
+            Faults::new(source_name, vec![fault])
+        })?;
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     remove_null(&mut schema);

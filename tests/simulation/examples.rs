@@ -9,13 +9,19 @@ fn every_example_is_told_as_expected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut stories = 0;
     let mut wrong = Vec::new();
-    let mut entries: Vec<_> =
-        std::fs::read_dir(&folder).expect("examples/ is there").map(|entry| entry.expect("readable").path()).collect();
+    let mut entries: Vec<_> = std::fs::read_dir(&folder)
+        .expect("examples/ is there")
+        .map(|entry| entry.expect("readable").path())
+        .collect();
     entries.sort();
     for story in entries.iter().filter(|path| path.join("scenario.yaml").is_file()) {
         stories += 1;
         let read = |name: &str| std::fs::read_to_string(story.join(name)).unwrap_or_default();
-        let name = story.file_name().expect("a folder has a name").to_string_lossy().into_owned();
+        let name = story
+            .file_name()
+            .expect("a folder has a name")
+            .to_string_lossy()
+            .into_owned();
         let told = match wade::sim::cli_text(&read("rollout.yaml"), &read("scenario.yaml")) {
             Ok(told) => told,
             Err(faults) => panic!("{name}: {faults}"),

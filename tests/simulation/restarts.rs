@@ -37,9 +37,16 @@ fn every_death_changes_nothing_but_time(case: &Case) {
     let undisturbed = run(case);
     assert_eq!(check(&undisturbed), []);
     let expected = way(&undisturbed);
-    assert!(undisturbed.polls > 100, "{} polls are too few to prove anything", undisturbed.polls);
+    assert!(
+        undisturbed.polls > 100,
+        "{} polls are too few to prove anything",
+        undisturbed.polls
+    );
     for poll in 1..=undisturbed.polls {
-        let run = run(&Case { dies_at_poll: Some(poll), ..case.clone() });
+        let run = run(&Case {
+            dies_at_poll: Some(poll),
+            ..case.clone()
+        });
         assert_eq!(check(&run), [], "died at poll {poll}");
         assert_eq!(way(&run), expected, "died at poll {poll}");
     }
@@ -52,5 +59,11 @@ fn a_crash_at_every_await_changes_nothing_but_time() {
 
 #[test]
 fn a_crash_at_every_await_of_a_rollback_changes_nothing_but_time() {
-    every_death_changes_nothing_but_time(&case(ROLLOUT, Behaviour { error_rate: 0.5, ..generate::healthy() }));
+    every_death_changes_nothing_but_time(&case(
+        ROLLOUT,
+        Behaviour {
+            error_rate: 0.5,
+            ..generate::healthy()
+        },
+    ));
 }

@@ -103,7 +103,10 @@ impl LocalPlatform {
         let wake = Arc::clone(&self.service.wake);
         tokio::spawn(async move {
             let report = smoke::run(&plan, &targets, &Default::default(), &client).await;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done { report, at: stopwatch() };
+            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done {
+                report,
+                at: stopwatch(),
+            };
             wake.notify_one();
         });
     }
@@ -137,7 +140,12 @@ impl Platform for LocalPlatform {
         } else {
             canary.exists == 0 && split == ALL_STABLE
         };
-        let smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner).report().cloned();
+        let smoke = self
+            .smoke
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .report()
+            .cloned();
         Ok(World {
             canary,
             stable,

@@ -60,7 +60,10 @@ impl Checker for NoUsersOnDeadCanary {
             if let Some(since) = dead_since.filter(|_| at_work && hindrances == 0 && alive) {
                 let due = since.max(free_from) + allowed;
                 if moment.at > due {
-                    return Some((due, format!("users have met a canary without a ready instance since {since}")));
+                    return Some((
+                        due,
+                        format!("users have met a canary without a ready instance since {since}"),
+                    ));
                 }
             }
             match &moment.seen {
@@ -81,7 +84,10 @@ impl Checker for NoUsersOnDeadCanary {
                 }
                 Seen::Died { epoch } if *epoch == holder => alive = false,
                 Seen::Recorded { update, .. } => {
-                    at_work = !matches!(update.state.phase, Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_));
+                    at_work = !matches!(
+                        update.state.phase,
+                        Phase::Waiting | Phase::HandingOver(_) | Phase::Done(_)
+                    );
                 }
                 _ => {}
             }
