@@ -129,7 +129,11 @@ impl Case<'_> {
             return Ok(());
         }
         // What is known against the canary stays known while nothing can be measured, whatever the policy for that.
-        let suspicion = self.facts.suspicion.as_ref().filter(|_| self.plan.mode == Mode::Enforce);
+        let suspicion = self
+            .facts
+            .suspicion
+            .as_ref()
+            .filter(|_| self.plan.mode == Mode::Enforce);
         if let Some(reason) = suspicion {
             return Err(reason.clone());
         }
