@@ -49,7 +49,11 @@ struct Ran {
 
 fn ran(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("wade writes UTF-8");
-    Ran { code: output.status.code().expect("no signal ended it"), out: text(output.stdout), err: text(output.stderr) }
+    Ran {
+        code: output.status.code().expect("no signal ended it"),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
 }
 
 /// Runs `wade ARGS` in `folder`.

@@ -115,7 +115,14 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<Exit, Failure> {
 
 pub(super) async fn abort(args: AbortArgs) -> Result<Exit, Failure> {
     let client = args.connection.client()?;
-    back(&client, &args.name, args.reason, args.detach, Screen::new(args.output.output)).await
+    back(
+        &client,
+        &args.name,
+        args.reason,
+        args.detach,
+        Screen::new(args.output.output),
+    )
+    .await
 }
 
 /// Asks for an abort and tells the way back to its end; what `rollback` in mid-release means as well.
@@ -127,7 +134,10 @@ pub(super) async fn back(
     mut screen: Screen,
 ) -> Result<Exit, Failure> {
     // Asked first and looked up afterwards: nothing may stand between a person and the way back.
-    let request = CommandRequest { kind: CommandKind::Abort, reason };
+    let request = CommandRequest {
+        kind: CommandKind::Abort,
+        reason,
+    };
     let answer = answered(client.command(name, &request)).await?;
     let exit = say(&screen, &answer);
     if detach || exit != Exit::Done {
@@ -137,7 +147,10 @@ pub(super) async fn back(
     let retreat = record.history.iter().rev().find(|entry| entry.reason == answer.message);
     let from = retreat.map_or(record.state.next_entry, |entry| entry.number + 1);
     screen = screen.with_live();
-    let args = FollowArgs { on_interrupt: OnInterrupt::Detach, ..FollowArgs::default() };
+    let args = FollowArgs {
+        on_interrupt: OnInterrupt::Detach,
+        ..FollowArgs::default()
+    };
     let end = follow(client, &answer.release, from, args, Codes::Hidden, &mut screen).await?;
     Ok(match end.exit(false) {
         // Asked for and done; whichever reason came first, users are on stable.
@@ -169,7 +182,15 @@ fn say(screen: &Screen, answer: &Acknowledged) -> Exit {
     if screen.is_json() {
         screen.json(answer);
     } else {
-        screen.text(&format!("{}: {}", answer.release, super::render::numbers::clean(&answer.message)));
+        screen.text(&format!(
+            "{}: {}",
+            answer.release,
+            super::render::numbers::clean(&answer.message)
+        ));
     }
-    if answer.followed == Some(false) { Exit::Rejected } else { Exit::Done }
+    if answer.followed == Some(false) {
+        Exit::Rejected
+    } else {
+        Exit::Done
+    }
 }

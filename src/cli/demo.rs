@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use super::exit::{Exit, Failure};
-use super::screen::OutputArg;
+use super::screen::{Format, OutputArg};
+use crate::demo::Options;
 
 /// See releases work, a good one and a bad one, without any setup
 #[derive(Debug, clap::Args)]
@@ -24,9 +25,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    // Waits for `crate::demo::run(args)`.
-    let _ = (args.fast, args.seed);
-    Err(Failure::other("this build has no demo yet"))
+    let json = args.output.output == Format::Json;
+    let options = Options {
+        json,
+        fast: args.fast,
+        seed: args.seed,
+    };
+    // It has told already what ended otherwise than it should.
+    Ok(if crate::demo::run(options).await? {
+        Exit::Done
+    } else {
+        Exit::Other
+    })
 }
 
 /// The service that the demo and the tests deploy

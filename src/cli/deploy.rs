@@ -66,7 +66,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
     let request = ReleaseRequest {
-        target: ReleaseTarget::File { set, path: args.file.as_deref().map(absolute).transpose()? },
+        target: ReleaseTarget::File {
+            set,
+            path: args.file.as_deref().map(absolute).transpose()?,
+        },
         reason: args.reason,
         emergency: args.emergency,
         require_proof: args.require_proof,
@@ -102,7 +105,9 @@ pub(super) async fn begin(
     } else {
         screen.text(&head(name, &started));
     }
-    let Some(key) = &started.release else { return Ok(Exit::Done) };
+    let Some(key) = &started.release else {
+        return Ok(Exit::Done);
+    };
     if args.detach {
         if !screen.is_json() {
             screen.text(&format!("follow   wade status -w {name}"));
@@ -110,11 +115,24 @@ pub(super) async fn begin(
         return Ok(Exit::Done);
     }
     screen = screen.with_live();
-    let end = follow(client, key, 1, args, Codes::Shown { require_proof: request.require_proof }, &mut screen).await?;
+    let end = follow(
+        client,
+        key,
+        1,
+        args,
+        Codes::Shown {
+            require_proof: request.require_proof,
+        },
+        &mut screen,
+    )
+    .await?;
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;
-        releases.iter().filter(|release| release.key == *key).for_each(|release| screen.json(release));
+        releases
+            .iter()
+            .filter(|release| release.key == *key)
+            .for_each(|release| screen.json(release));
     }
     Ok(end.exit(request.require_proof))
 }
@@ -122,7 +140,9 @@ pub(super) async fn begin(
 /// The rollout's name, from the word or the file; both must agree.
 fn name(name: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
     let Some(file) = file else {
-        return name.map(str::to_owned).ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
+        return name
+            .map(str::to_owned)
+            .ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
     };
     let source = file.display().to_string();
     let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
@@ -140,7 +160,9 @@ fn variables(set: &[(String, String)], version: Option<&str>) -> Result<BTreeMap
     let version = version.map(|version| (VERSION.to_owned(), version.to_owned()));
     for (name, value) in set.iter().cloned().chain(version) {
         if let Some(earlier) = values.get(&name).filter(|earlier| **earlier != value) {
-            return Err(Failure::usage(format!("{name} is set to `{earlier}` and to `{value}`; set it once")));
+            return Err(Failure::usage(format!(
+                "{name} is set to `{earlier}` and to `{value}`; set it once"
+            )));
         }
         values.insert(name, value);
     }
@@ -156,9 +178,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::fs::canonicalize(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
-    path.into_os_string().into_string().map_err(|path| {
-        Failure::usage(format!("{} is not UTF-8; rename the file", path.display()))
-    })
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Failure::usage(format!("{} is not UTF-8; rename the file", path.display())))
 }
 
 #[cfg(test)]
@@ -168,7 +190,10 @@ mod tests {
     #[test]
     fn a_variable_is_set_once_and_version_is_one_of_them() {
         let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        let set: Vec<_> = [("version", "1.4.2"), ("region", "eu=1")].into_iter().map(owned).collect();
+        let set: Vec<_> = [("version", "1.4.2"), ("region", "eu=1")]
+            .into_iter()
+            .map(owned)
+            .collect();
         let both = BTreeMap::from([owned(("version", "1.4.2")), owned(("region", "eu=1"))]);
         assert_eq!(variables(&set, None), Ok(both.clone()));
         assert_eq!(variables(&set, Some("1.4.2")), Ok(both));

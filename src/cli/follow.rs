@@ -221,7 +221,13 @@ impl Follower<'_> {
             return;
         }
         let lines = match notice {
-            Notice::Look { at, phase, waiting_for, verdict, .. } => {
+            Notice::Look {
+                at,
+                phase,
+                waiting_for,
+                verdict,
+                ..
+            } => {
                 let line = self.timeline.look(*at, phase, waiting_for, verdict.as_deref());
                 if self.screen.is_live() {
                     self.screen.live(&line);
@@ -270,7 +276,9 @@ impl Follower<'_> {
                 if !said {
                     said = true;
                     let seconds = RECONNECT_WITHIN.as_secs();
-                    self.say(&format!("the daemon is gone; its release goes on when it is back. Looking for it for {seconds} s"));
+                    self.say(&format!(
+                        "the daemon is gone; its release goes on when it is back. Looking for it for {seconds} s"
+                    ));
                 }
                 tokio::time::sleep(RECONNECT_EVERY).await;
             }
@@ -297,8 +305,10 @@ impl Follower<'_> {
 
     async fn abort(&self) -> Result<(), Failure> {
         self.say("interrupted: asking for an abort; once more leaves the release to the daemon");
-        let request =
-            CommandRequest { kind: CommandKind::Abort, reason: Some("the command that deploys was interrupted".to_owned()) };
+        let request = CommandRequest {
+            kind: CommandKind::Abort,
+            reason: Some("the command that deploys was interrupted".to_owned()),
+        };
         match answered(self.client.command(&self.key.rollout, &request)).await {
             // What came of it comes as an event.
             Ok(_) => Ok(()),
@@ -310,7 +320,10 @@ impl Follower<'_> {
 
     fn detach(&self) -> End {
         let name = &self.key.rollout;
-        self.say(&format!("{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back", self.key));
+        self.say(&format!(
+            "{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back",
+            self.key
+        ));
         End::Detached
     }
 
@@ -342,7 +355,10 @@ impl Interrupts {
     /// The process may not handle signals.
     pub fn new() -> Result<Self, Failure> {
         let handle = |kind| signal(kind).map_err(|error| Failure::other(format!("signals cannot be handled: {error}")));
-        Ok(Self { interrupt: handle(SignalKind::interrupt())?, terminate: handle(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: handle(SignalKind::interrupt())?,
+            terminate: handle(SignalKind::terminate())?,
+        })
     }
 
     /// The next one.

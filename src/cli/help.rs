@@ -14,9 +14,14 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Release", &["deploy", "rollback", "retry"]),
     (
         "Watch and steer",
-        &["status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle"],
+        &[
+            "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle",
+        ],
     ),
-    ("Prepare (needs nothing running)", &["demo", "validate", "plan", "simulate", "strategies", "schema"]),
+    (
+        "Prepare (needs nothing running)",
+        &["demo", "validate", "plan", "simulate", "strategies", "schema"],
+    ),
     ("Run and integrate", &["serve", "judge", "completions", "man"]),
 ];
 
@@ -33,9 +38,11 @@ Exit codes of deploy, rollback and retry:
 pub fn command() -> Command {
     let command = Cli::command();
     let groups = groups(&command);
-    command.after_help(format!("{groups}{EXIT_CODES}\n\n`wade VERB --help` shows options and examples.")).help_template(
-        "{name} {version}: {about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}",
-    )
+    command
+        .after_help(format!(
+            "{groups}{EXIT_CODES}\n\n`wade VERB --help` shows options and examples."
+        ))
+        .help_template("{name} {version}: {about}\n\n{usage-heading} {usage}{after-help}\n\nOptions:\n{options}")
 }
 
 /// What `wade` alone says.
@@ -65,7 +72,10 @@ fn groups(command: &Command) -> String {
     for (title, verbs) in GROUPS {
         let _ = writeln!(out, "{title}:");
         for verb in verbs {
-            let about = command.find_subcommand(verb).and_then(Command::get_about).map(ToString::to_string);
+            let about = command
+                .find_subcommand(verb)
+                .and_then(Command::get_about)
+                .map(ToString::to_string);
             let _ = writeln!(out, "  {verb:<13}{}", about.unwrap_or_default());
         }
         out.push('\n');
@@ -80,8 +90,11 @@ mod tests {
     #[test]
     fn every_verb_is_on_the_first_page_once_and_has_a_sentence() {
         let command = Cli::command();
-        let mut real: Vec<&str> =
-            command.get_subcommands().filter(|verb| !verb.is_hide_set()).map(Command::get_name).collect();
+        let mut real: Vec<&str> = command
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+            .map(Command::get_name)
+            .collect();
         let mut shown: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| verbs.iter().copied()).collect();
         real.sort_unstable();
         shown.sort_unstable();

@@ -127,7 +127,7 @@ impl Verb {
             Self::Simulate(args) => end(Format::Text, simulate::run(&args)),
             Self::Strategies(args) => end(args.output.output, strategies::run(&args)),
             Self::Schema(args) => end(Format::Text, schema::run(&args)),
-            Self::Demo(args) => remote(args.output.output, demo::run(args)),
+            Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
             Self::Judge(args) => end(Format::Text, judge::run(&args)),
             Self::Completions(args) => end(Format::Text, completions::run(&args)),
@@ -139,16 +139,26 @@ impl Verb {
 
 /// Runs a verb that waits for others, and ends as it says.
 fn remote(format: Format, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            return end(
-                format,
-                Err(Failure::other(format!("no runtime could be started: {error}"))),
-            );
-        }
-    };
-    end(format, runtime.block_on(verb))
+    on(tokio::runtime::Builder::new_current_thread(), format, verb)
+}
+
+/// As [`remote`], for a verb that carries a daemon and its users itself.
+fn remote_on_all_cores(format: Format, verb: impl Future<Output = Result<Exit, Failure>>) -> ExitCode {
+    on(tokio::runtime::Builder::new_multi_thread(), format, verb)
+}
+
+fn on(
+    mut runtime: tokio::runtime::Builder,
+    format: Format,
+    verb: impl Future<Output = Result<Exit, Failure>>,
+) -> ExitCode {
+    match runtime.enable_all().build() {
+        Ok(runtime) => end(format, runtime.block_on(verb)),
+        Err(error) => end(
+            format,
+            Err(Failure::other(format!("no runtime could be started: {error}"))),
+        ),
+    }
 }
 
 /// Says why a verb failed, if it did: a sentence on standard error, or the API's `Problem` on standard output.

@@ -26,7 +26,14 @@ pub enum Format {
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct OutputArg {
     /// How results are written: text, or json with one object a line as the API has them
-    #[arg(long, short = 'o', value_enum, default_value_t, value_name = "FORMAT", hide_possible_values = true)]
+    #[arg(
+        long,
+        short = 'o',
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        hide_possible_values = true
+    )]
     pub output: Format,
 }
 

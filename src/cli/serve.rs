@@ -28,6 +28,8 @@ use crate::spec::{Config, read_config};
 
 /// How long callers that follow a release may keep the API open while the daemon stops.
 const API_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the socket is open.
+const OPENING_LOOK: Duration = Duration::from_millis(10);
 /// How long background work may take to end when the process does.
 const END_GRACE: Duration = Duration::from_secs(1);
 
@@ -139,11 +141,17 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
         servers.spawn(async move { serve_http(daemon, listen, &token, stop).await });
     }
-    say_where(&daemon, &places);
-
     let failed = tokio::select! {
+        () = opened(&places.socket) => {
+            // Only now: whoever reads this may send a command at once.
+            say_where(&daemon, &places);
+            tokio::select! {
+                () = interrupts.next() => None,
+                // Only a way in that broke ends before it is told to.
+                Some(end) = servers.join_next() => Some(end),
+            }
+        }
         () = interrupts.next() => None,
-        // Only a way in that could not be opened, or broke, ends before it is told to.
         Some(end) = servers.join_next() => Some(end),
     };
     if failed.is_none() {
@@ -170,6 +178,13 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         None | Some(Ok(Ok(()))) => Ok(Exit::Done),
         Some(Ok(Err(problem))) => Err(problem.into()),
         Some(Err(error)) => Err(Failure::other(format!("the API ended unexpectedly: {error}"))),
+    }
+}
+
+/// Waits until the socket takes connections.
+async fn opened(socket: &Path) {
+    while tokio::net::UnixStream::connect(socket).await.is_err() {
+        tokio::time::sleep(OPENING_LOOK).await;
     }
 }
 

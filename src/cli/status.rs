@@ -63,7 +63,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     if let Some(release) = view.release.as_ref().filter(|_| args.watch && runs(&view)) {
         screen = screen.with_live();
-        follow(&client, &release.key, 1, FollowArgs::default(), Codes::Hidden, &mut screen).await?;
+        follow(
+            &client,
+            &release.key,
+            1,
+            FollowArgs::default(),
+            Codes::Hidden,
+            &mut screen,
+        )
+        .await?;
     }
     Ok(Exit::Done)
 }

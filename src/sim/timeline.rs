@@ -195,7 +195,11 @@ impl fmt::Display for Timeline {
         let label = self
             .outcome
             .as_ref()
+<<<<<<< HEAD
             .map_or("UNFINISHED".to_owned(), |outcome| in_capitals(outcome.label()));
+=======
+            .map_or("UNFINISHED".to_owned(), |outcome| outcome.label().to_uppercase());
+>>>>>>> cli
         writeln!(f, "{}  {label}  {}", clock(self.took), self.end)
     }
 }

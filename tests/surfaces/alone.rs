@@ -17,14 +17,22 @@ spec:
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("good.yaml"), GOOD).unwrap();
-    std::fs::write(folder.path().join("bad.yaml"), GOOD.replace("traffic:", "trafic:").replace("port: auto", "port: 80")).unwrap();
+    std::fs::write(
+        folder.path().join("bad.yaml"),
+        GOOD.replace("traffic:", "trafic:").replace("port: auto", "port: 80"),
+    )
+    .unwrap();
     folder
 }
 
 #[test]
 fn a_valid_file_is_ok_and_exits_0() {
     let folder = folder();
-    let expected = Ran { code: 0, out: "good.yaml: ok, Rollout hello\n".to_owned(), err: String::new() };
+    let expected = Ran {
+        code: 0,
+        out: "good.yaml: ok, Rollout hello\n".to_owned(),
+        err: String::new(),
+    };
     assert_eq!(wade(folder.path(), &["validate", "good.yaml"]), expected);
 }
 
@@ -43,17 +51,31 @@ fn every_fault_is_told_and_the_exit_code_is_2() {
 fn faults_as_json_are_one_object_per_file() {
     let folder = folder();
     let seen = wade(folder.path(), &["validate", "bad.yaml", "good.yaml", "-o", "json"]);
-    let lines: Vec<serde_json::Value> = seen.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let counts: Vec<usize> = lines.iter().map(|line| line["faults"].as_array().unwrap().len()).collect();
+    let lines: Vec<serde_json::Value> = seen
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let counts: Vec<usize> = lines
+        .iter()
+        .map(|line| line["faults"].as_array().unwrap().len())
+        .collect();
     assert_eq!((seen.code, counts, seen.err.as_str()), (2, vec![2, 0], ""));
 }
 
 #[test]
 fn a_plan_is_shown_and_a_faulty_file_has_none() {
     let folder = folder();
-    let plan = wade(folder.path(), &["plan", "-f", "good.yaml", "--rps", "200", "--error-rate", "0.1%"]);
+    let plan = wade(
+        folder.path(),
+        &["plan", "-f", "good.yaml", "--rps", "200", "--error-rate", "0.1%"],
+    );
     assert_eq!((plan.code, plan.err.as_str()), (0, ""));
-    assert!(plan.out.starts_with("hello by careful: 5% → 20% → 50% → 100%"), "{}", plan.out);
+    assert!(
+        plan.out.starts_with("hello by careful: 5% → 20% → 50% → 100%"),
+        "{}",
+        plan.out
+    );
     assert!(plan.out.contains("a rise in errors to x"), "{}", plan.out);
     let emergency = wade(folder.path(), &["plan", "-f", "good.yaml", "--emergency"]);
     assert!(emergency.out.contains("EMERGENCY"), "{}", emergency.out);
@@ -65,10 +87,20 @@ fn a_plan_is_shown_and_a_faulty_file_has_none() {
 #[test]
 fn a_release_without_a_daemon_exits_7_and_says_how_to_get_one() {
     let folder = folder();
-    for verb in [["deploy", "hello"], ["status", "hello"], ["abort", "hello"], ["why", "hello"], ["rollback", "hello"]] {
+    for verb in [
+        ["deploy", "hello"],
+        ["status", "hello"],
+        ["abort", "hello"],
+        ["why", "hello"],
+        ["rollback", "hello"],
+    ] {
         let seen = wade(folder.path(), &verb);
         let expected = "error: no daemon listens on wade-data/wade.sock; start one with `wade serve --config wade.yaml`, or name its socket with --socket or WADE_SOCKET\n";
-        assert_eq!((seen.code, seen.out.as_str(), seen.err.as_str()), (7, "", expected), "{verb:?}");
+        assert_eq!(
+            (seen.code, seen.out.as_str(), seen.err.as_str()),
+            (7, "", expected),
+            "{verb:?}"
+        );
     }
     let json = wade(folder.path(), &["deploy", "hello", "-o", "json"]);
     let problem: serde_json::Value = serde_json::from_str(&json.out).unwrap();
@@ -82,9 +114,15 @@ fn what_makes_no_sense_is_refused_before_a_daemon_is_looked_for() {
         (&["frobnicate"], "unrecognized subcommand 'frobnicate'"),
         (&["deploy"], "required arguments"),
         (&["deploy", "hello", "--set", "version"], "write NAME=VALUE"),
-        (&["deploy", "hello", "--set", "version=1", "--version", "2"], "set it once"),
+        (
+            &["deploy", "hello", "--set", "version=1", "--version", "2"],
+            "set it once",
+        ),
         (&["deploy", "hello", "--emergency"], "--reason"),
-        (&["deploy", "other", "-f", "good.yaml"], "good.yaml describes the rollout hello, not other"),
+        (
+            &["deploy", "other", "-f", "good.yaml"],
+            "good.yaml describes the rollout hello, not other",
+        ),
         (&["deploy", "-f", "bad.yaml"], "2 faults"),
         (&["status", "--url", "http://127.0.0.1:1"], "--token-file"),
     ];
@@ -99,7 +137,10 @@ fn what_makes_no_sense_is_refused_before_a_daemon_is_looked_for() {
 fn a_deploy_window_that_is_neither_true_nor_false_is_a_mistake() {
     let folder = folder();
     for (value, code) in [("yes", 2), ("", 2), ("true", 7), ("false", 7)] {
-        let seen = ran(command(folder.path(), &["deploy", "hello"]).env("DEPLOY_WINDOW", value).output().unwrap());
+        let seen = ran(command(folder.path(), &["deploy", "hello"])
+            .env("DEPLOY_WINDOW", value)
+            .output()
+            .unwrap());
         assert_eq!(seen.code, code, "{value}: {}", seen.err);
     }
 }
@@ -107,10 +148,18 @@ fn a_deploy_window_that_is_neither_true_nor_false_is_a_mistake() {
 #[test]
 fn serve_refuses_a_configuration_with_faults() {
     let folder = folder();
-    std::fs::write(folder.path().join("wade.yaml"), "apiVersion: wade.dev/v1alpha1\nkind: Config\nrolouts: x\n").unwrap();
+    std::fs::write(
+        folder.path().join("wade.yaml"),
+        "apiVersion: wade.dev/v1alpha1\nkind: Config\nrolouts: x\n",
+    )
+    .unwrap();
     let seen = wade(folder.path(), &["serve"]);
     assert_eq!((seen.code, seen.out.as_str()), (2, ""));
-    assert!(seen.err.contains("wade.yaml:3:") && seen.err.contains("`rollouts`"), "{}", seen.err);
+    assert!(
+        seen.err.contains("wade.yaml:3:") && seen.err.contains("`rollouts`"),
+        "{}",
+        seen.err
+    );
 }
 
 #[test]
@@ -125,10 +174,16 @@ fn the_schema_is_json_and_knows_all_kinds() {
 #[test]
 fn strategies_are_listed_and_what_is_printed_is_valid() {
     let folder = folder();
-    assert_eq!(wade(folder.path(), &["strategies"]).out.lines().count(), wade::spec::strategies::SOURCES.len());
+    assert_eq!(
+        wade(folder.path(), &["strategies"]).out.lines().count(),
+        wade::spec::strategies::SOURCES.len()
+    );
     let careful = wade(folder.path(), &["strategies", "careful"]).out;
     std::fs::write(folder.path().join("careful.yaml"), &careful).unwrap();
-    assert_eq!(wade(folder.path(), &["validate", "careful.yaml"]).out, "careful.yaml: ok, Strategy careful\n");
+    assert_eq!(
+        wade(folder.path(), &["validate", "careful.yaml"]).out,
+        "careful.yaml: ok, Strategy careful\n"
+    );
     let unknown = wade(folder.path(), &["strategies", "bold"]);
     assert_eq!(unknown.code, 2);
     assert!(unknown.err.contains("there are careful, quick"), "{}", unknown.err);
@@ -145,6 +200,31 @@ fn shells_and_man_get_their_files() {
     assert_eq!(wade(folder.path(), &["man", "--dir", "man"]).code, 0);
     let page = std::fs::read_to_string(folder.path().join("man/wade-deploy.1")).unwrap();
     assert!(page.contains("emergency"), "{page}");
+}
+
+#[test]
+fn an_example_is_simulated_and_a_file_of_another_kind_is_refused() {
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/errors-rolled-back");
+    let seen = wade(
+        &examples,
+        &["simulate", "-f", "rollout.yaml", "--scenario", "scenario.yaml"],
+    );
+    let read = |name: &str| std::fs::read_to_string(examples.join(name)).unwrap();
+    let expected = wade::sim::cli_text(&read("rollout.yaml"), &read("scenario.yaml")).unwrap();
+    assert_eq!(
+        seen,
+        Ran {
+            code: 0,
+            out: expected,
+            err: String::new()
+        }
+    );
+    let seen = wade(
+        &examples,
+        &["simulate", "-f", "rollout.yaml", "--scenario", "rollout.yaml"],
+    );
+    assert_eq!((seen.code, seen.out.as_str()), (2, ""));
+    assert!(seen.err.contains("rollout.yaml:"), "{}", seen.err);
 }
 
 #[test]
@@ -167,5 +247,9 @@ fn a_program_that_cannot_be_started_exits_126_with_a_sentence() {
     let folder = folder();
     let seen = wade(folder.path(), &["__exec", "--open-files=64", "--", "./no-such-program"]);
     assert_eq!((seen.code, seen.out.as_str()), (126, ""));
-    assert!(seen.err.starts_with("wade: cannot become ./no-such-program: "), "{}", seen.err);
+    assert!(
+        seen.err.starts_with("wade: cannot become ./no-such-program: "),
+        "{}",
+        seen.err
+    );
 }

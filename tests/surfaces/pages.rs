@@ -4,8 +4,28 @@ use super::wade;
 
 /// Every verb that a person may find.
 const VERBS: [&str; 22] = [
-    "deploy", "rollback", "retry", "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle",
-    "demo", "validate", "plan", "simulate", "strategies", "schema", "serve", "judge", "completions", "man",
+    "deploy",
+    "rollback",
+    "retry",
+    "status",
+    "history",
+    "why",
+    "approve",
+    "promote",
+    "pause",
+    "resume",
+    "abort",
+    "settle",
+    "demo",
+    "validate",
+    "plan",
+    "simulate",
+    "strategies",
+    "schema",
+    "serve",
+    "judge",
+    "completions",
+    "man",
 ];
 
 #[test]

@@ -179,7 +179,11 @@ pub fn head(name: &str, started: &Started) -> String {
         Some(stable) if started.release.is_some() => format!("{stable} → {}", started.canary),
         _ => started.canary.clone(),
     };
-    let release = started.release.as_ref().map(|key| format!("   release {}", key.number)).unwrap_or_default();
+    let release = started
+        .release
+        .as_ref()
+        .map(|key| format!("   release {}", key.number))
+        .unwrap_or_default();
     let mut out = format!("{name} {}{release}\n", clean(&way));
     let mut say = |label: &str, text: &str| {
         for (index, line) in clean(text.trim_end()).lines().enumerate() {

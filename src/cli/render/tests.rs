@@ -36,7 +36,14 @@ fn plan() -> Plan {
     let rollout = read_rollout(ROLLOUT, "checkout.yaml").unwrap();
     let resolved = resolve(&rollout, &BTreeMap::new()).unwrap();
     let around = Circumstances::default();
-    lower("checkout", &rollout.spec, &resolved.strategy, &resolved.analysis, &resolved.limits, &around)
+    lower(
+        "checkout",
+        &rollout.spec,
+        &resolved.strategy,
+        &resolved.analysis,
+        &resolved.limits,
+        &around,
+    )
 }
 
 fn started() -> Timestamp {
@@ -54,7 +61,10 @@ fn revision(version: &str, id: &str) -> Revision {
 
 /// Errors on both sides: (bad, total) of canary and stable.
 fn verdict(call: Call, canary: (f64, f64), stable: (f64, f64), ln_e: f64, reason: &str) -> Verdict {
-    let sides = Sides { canary: Counts::new(canary.1, canary.0), stable: Counts::new(stable.1, stable.0) };
+    let sides = Sides {
+        canary: Counts::new(canary.1, canary.0),
+        stable: Counts::new(stable.1, stable.0),
+    };
     Verdict {
         call,
         suspicious: call == Call::Fail,
@@ -68,10 +78,18 @@ fn verdict(call: Call, canary: (f64, f64), stable: (f64, f64), ln_e: f64, reason
             ln_e,
             pass_ln_p: None,
             phi: 1.0,
-            ratio: sides.canary.rate.zip(sides.stable.rate).map(|(canary, stable)| canary / stable),
+            ratio: sides
+                .canary
+                .rate
+                .zip(sides.stable.rate)
+                .map(|(canary, stable)| canary / stable),
             smallest_ratio: Some(1.62),
             dropped: 0,
-            seen: Seen::Errors { release: sides, stage: sides, max_ratio: None },
+            seen: Seen::Errors {
+                release: sides,
+                stage: sides,
+                max_ratio: None,
+            },
         }],
     }
 }
@@ -86,14 +104,20 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
             event,
             reason: reason.to_owned(),
             cause: Cause::Engine,
-            verdict: verdicts.iter().find(|(of, _)| *of == number).map(|(_, verdict)| Box::new(verdict.clone())),
+            verdict: verdicts
+                .iter()
+                .find(|(of, _)| *of == number)
+                .map(|(_, verdict)| Box::new(verdict.clone())),
         })
         .collect();
     let plan = plan();
     let state = replay(&plan, started(), &history).unwrap();
     let over = state.outcome().is_some();
     ReleaseRecord {
-        key: ReleaseKey { rollout: "checkout".to_owned(), number: 57 },
+        key: ReleaseKey {
+            rollout: "checkout".to_owned(),
+            number: 57,
+        },
         canary: revision("1.4.2", "a1b2c3d4e5f6"),
         stable: Some(revision("1.4.1", "0f1e2d3c4b5a")),
         plan,
@@ -115,7 +139,8 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
 }
 
 const PASS: &str = "proven after 1m 1s: no worse than allowed: errors canary 12 of 13,360 (0.09 %), stable 260 of 259,000 (0.1 %); next: 50%";
-const FAIL: &str = "errors: canary 412 of 1,360 (30.3 %), stable 26 of 25,900 (0.1 %); evidence 3,100 to 1, needed 100 to 1";
+const FAIL: &str =
+    "errors: canary 412 of 1,360 (30.3 %), stable 26 of 25,900 (0.1 %); evidence 3,100 to 1, needed 100 to 1";
 
 fn beginning() -> Vec<(i64, Event, &'static str)> {
     vec![
@@ -132,16 +157,38 @@ fn promoted() -> ReleaseRecord {
     let mut events = beginning();
     events.extend([
         (75, Event::StageEnded { proof: Proof::Passed }, PASS),
-        (80, Event::Refused { command: 1 }, "approve by eve not followed: the gate before 50% is opened by group:payments"),
-        (95, Event::GateOpened { command: 2, by: ann() }, "approved by ann (looked at it)"),
+        (
+            80,
+            Event::Refused { command: 1 },
+            "approve by eve not followed: the gate before 50% is opened by group:payments",
+        ),
+        (
+            95,
+            Event::GateOpened { command: 2, by: ann() },
+            "approved by ann (looked at it)",
+        ),
         (99, Event::Prepared, "2 instances ready"),
         (100, Event::Shifted { restarts: 0 }, "50% confirmed by the router"),
-        (120, Event::Paused { command: 3, by: ann() }, "paused by ann; a failing verdict still goes back"),
+        (
+            120,
+            Event::Paused { command: 3, by: ann() },
+            "paused by ann; a failing verdict still goes back",
+        ),
         (150, Event::Resumed { command: 4 }, "resumed by ann"),
-        (430, Event::StageEnded { proof: Proof::Unproven }, "time is up after 5m without proof (undecided); going on, unproven; next: 100%"),
+        (
+            430,
+            Event::StageEnded { proof: Proof::Unproven },
+            "time is up after 5m without proof (undecided); going on, unproven; next: 100%",
+        ),
         (432, Event::Prepared, "4 instances ready"),
         (433, Event::Shifted { restarts: 0 }, "100% confirmed by the router"),
-        (733, Event::StageEnded { proof: Proof::NotJudged }, "bake over after 5m; next: hand over"),
+        (
+            733,
+            Event::StageEnded {
+                proof: Proof::NotJudged,
+            },
+            "bake over after 5m; next: hand over",
+        ),
         (734, Event::Adopted, "the new revision is the one that serves now"),
         (736, Event::StableDrained, "the old revision's requests have finished"),
         (3737, Event::Retired, "promoted, unproven"),
@@ -154,13 +201,31 @@ fn rolled_back() -> ReleaseRecord {
     let mut events = beginning();
     let outcome = Outcome::RolledBack;
     events.extend([
-        (41, Event::Retreated { command: None, outcome, reason: FAIL.to_owned() }, FAIL),
-        (42, Event::RouteRestored, "all traffic is on stable, confirmed by the router"),
+        (
+            41,
+            Event::Retreated {
+                command: None,
+                outcome,
+                reason: FAIL.to_owned(),
+            },
+            FAIL,
+        ),
+        (
+            42,
+            Event::RouteRestored,
+            "all traffic is on stable, confirmed by the router",
+        ),
         (47, Event::CanaryDrained, "the canary's requests have finished"),
         (48, Event::CanaryRemoved, "the canary is gone"),
         (49, Event::Restored, "everything is as it was before the release"),
     ]);
-    release(events, &[(6, verdict(Call::Fail, (412.0, 1_360.0), (26.0, 25_900.0), 3_149f64.ln(), FAIL))])
+    release(
+        events,
+        &[(
+            6,
+            verdict(Call::Fail, (412.0, 1_360.0), (26.0, 25_900.0), 3_149f64.ln(), FAIL),
+        )],
+    )
 }
 
 fn told(record: &ReleaseRecord) -> String {
@@ -183,8 +248,22 @@ fn a_release_that_gets_stuck_on_the_way_back() {
     let outcome = Outcome::Aborted;
     let reason = "aborted by ann: customers call".to_owned();
     events.extend([
-        (20, Event::Retreated { command: Some(1), outcome, reason }, "aborted by ann: customers call"),
-        (90, Event::GotStuck { traffic_on: TrafficOn::Unknown }, "the way back does not come to an end after 1m 10s; the platform cannot be observed"),
+        (
+            20,
+            Event::Retreated {
+                command: Some(1),
+                outcome,
+                reason,
+            },
+            "aborted by ann: customers call",
+        ),
+        (
+            90,
+            Event::GotStuck {
+                traffic_on: TrafficOn::Unknown,
+            },
+            "the way back does not come to an end after 1m 10s; the platform cannot be observed",
+        ),
     ]);
     insta::assert_snapshot!(told(&release(events, &[])));
 }
@@ -198,7 +277,12 @@ fn the_whole_record_as_a_person_reads_it() {
 fn the_last_line_names_the_exit_code_where_something_exits() {
     let record = rolled_back();
     let mut timeline = Timeline::new(Context::of(&record)).with_exit(|_| 3);
-    let last = record.history.iter().flat_map(|entry| timeline.entry(entry)).last().unwrap();
+    let last = record
+        .history
+        .iter()
+        .flat_map(|entry| timeline.entry(entry))
+        .last()
+        .unwrap();
     let expected = "00:49  ROLLED BACK  412 failed answers · 1.4.1 serves · wade why checkout 57     (exit 3)";
     assert_eq!(last.to_string(), expected);
 }
@@ -210,7 +294,10 @@ fn a_look_shows_both_sides_and_what_is_waited_for() {
     let verdict = verdict(Call::Undecided, (1.0, 1_000.0), (9.0, 19_000.0), 0.4, "undecided");
     let at = started() + SignedDuration::from_secs(31);
     let look = timeline.look(at, &Phase::Analysing { stage: 0 }, "undecided: too few", Some(&verdict));
-    assert_eq!(look.to_string(), "00:31    5 %     errors 0.1 % : 0.05 %   undecided: too few");
+    assert_eq!(
+        look.to_string(),
+        "00:31    5 %     errors 0.1 % : 0.05 %   undecided: too few"
+    );
     let look = timeline.look(at, &Phase::Starting, "starting the new revision", None);
     assert_eq!(look.to_string(), "00:31  …         starting the new revision");
 }
@@ -220,7 +307,12 @@ fn an_entry_out_of_order_is_told_and_not_lost() {
     let record = rolled_back();
     let mut timeline = Timeline::new(Context::of(&record));
     let lines = timeline.entry(&record.history[6]);
-    assert!(lines[0].text.starts_with("all traffic is on stable, confirmed by the router (entry 7: "), "{lines:?}");
+    assert!(
+        lines[0]
+            .text
+            .starts_with("all traffic is on stable, confirmed by the router (entry 7: "),
+        "{lines:?}"
+    );
 }
 
 #[test]
@@ -268,22 +360,30 @@ fn services_and_releases_in_lists() {
         release: None,
         quarantined: BTreeMap::new(),
     };
-    insta::assert_snapshot!([
-        services(&[view.clone(), idle]),
-        service(&view, &TimeZone::UTC),
-        history(&releases, &TimeZone::UTC),
-        services(&[]),
-        history(&[], &TimeZone::UTC),
-    ]
-    .join("----\n"));
+    insta::assert_snapshot!(
+        [
+            services(&[view.clone(), idle]),
+            service(&view, &TimeZone::UTC),
+            history(&releases, &TimeZone::UTC),
+            services(&[]),
+            history(&[], &TimeZone::UTC),
+        ]
+        .join("----\n")
+    );
 }
 
 #[test]
 fn the_head_of_a_release_says_how_to_go_back() {
-    let key = ReleaseKey { rollout: "checkout".to_owned(), number: 57 };
+    let key = ReleaseKey {
+        rollout: "checkout".to_owned(),
+        number: 57,
+    };
     let mut started = Started {
         release: Some(key),
-        found: vec!["requests come in on 127.0.0.1:8080".to_owned(), "stable is 1.4.1".to_owned()],
+        found: vec![
+            "requests come in on 127.0.0.1:8080".to_owned(),
+            "stable is 1.4.1".to_owned(),
+        ],
         plan: "checkout by careful: 5% → 100%\n  start    ready within 5m\n".to_owned(),
         stable: Some("1.4.1".to_owned()),
         canary: "1.4.2".to_owned(),
@@ -299,7 +399,10 @@ go back  wade abort checkout
     assert_eq!(head("checkout", &started), expected);
     started.release = None;
     started.found = vec!["revision 1.4.2 serves already; nothing to do".to_owned()];
-    assert_eq!(head("checkout", &started), "checkout 1.4.2\nfound    revision 1.4.2 serves already; nothing to do\n");
+    assert_eq!(
+        head("checkout", &started),
+        "checkout 1.4.2\nfound    revision 1.4.2 serves already; nothing to do\n"
+    );
 }
 
 #[test]
@@ -323,12 +426,18 @@ fn figures_are_short_and_leave_out_what_nobody_saw() {
 fn colour_is_only_around_the_label_and_several_lines_stay_in_their_column() {
     let line = Line::new(SignedDuration::from_secs(1), Tone::Bad, "FAIL", "it exits:\nboom\u{7}");
     assert_eq!(line.to_string(), "00:01  FAIL      it exits:\n                 boom");
-    assert_eq!(line.styled(), "00:01  \u{1b}[1m\u{1b}[31mFAIL\u{1b}[0m      it exits:\n                 boom");
+    assert_eq!(
+        line.styled(),
+        "00:01  \u{1b}[1m\u{1b}[31mFAIL\u{1b}[0m      it exits:\n                 boom"
+    );
     assert_eq!(Line::aside(Tone::Plain, "", "").to_string(), "");
 }
 
 #[test]
 fn a_table_is_aligned_and_has_no_trailing_spaces() {
-    let rows = [vec!["1".to_owned(), "a\nb".to_owned()], vec!["10".to_owned(), String::new()]];
+    let rows = [
+        vec!["1".to_owned(), "a\nb".to_owned()],
+        vec!["10".to_owned(), String::new()],
+    ];
     assert_eq!(table(&["N", "WHAT"], &rows), "N   WHAT\n1   a b\n10\n");
 }

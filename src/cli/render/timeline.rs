@@ -67,7 +67,12 @@ impl Timeline {
     /// A timeline in which nothing has been told.
     pub fn new(context: Context) -> Self {
         let state = State::new(context.started);
-        Self { context, state, failed: None, exit: None }
+        Self {
+            context,
+            state,
+            failed: None,
+            exit: None,
+        }
     }
 
     /// With the exit code in the last line.
@@ -94,11 +99,20 @@ impl Timeline {
         let before = match apply(&self.context.plan, &self.state, &entry.event, entry.at) {
             Ok(next) => std::mem::replace(&mut self.state, next),
             // A damaged record is still worth reading.
-            Err(error) => return vec![Line::new(at, Tone::Bad, "?", format!("{} (entry {}: {error})", entry.reason, entry.number))],
+            Err(error) => {
+                return vec![Line::new(
+                    at,
+                    Tone::Bad,
+                    "?",
+                    format!("{} (entry {}: {error})", entry.reason, entry.number),
+                )];
+            }
         };
         let mut lines: Vec<Line> = self.event(at, entry, &before.phase).into_iter().collect();
         match &self.state.phase {
-            Phase::Gated { stage } if !matches!(before.phase, Phase::Gated { .. }) && entry.event != Event::AskedForProof => {
+            Phase::Gated { stage }
+                if !matches!(before.phase, Phase::Gated { .. }) && entry.event != Event::AskedForProof =>
+            {
                 lines.push(self.gate(at, *stage));
             }
             Phase::Done(outcome) if before.outcome().is_none() => lines.push(self.outcome(at, outcome)),
@@ -168,8 +182,12 @@ impl Timeline {
             Event::StageEnded { proof: Proof::Passed } => said(Tone::Good, "pass"),
             Event::StageEnded { proof: Proof::Unproven } => said(Tone::Warn, "unproven"),
             // A stage without time (a first deploy's) has no end worth a line.
-            Event::StageEnded { proof: Proof::NotJudged } if plan.stages[before.stage()?].max.0.is_zero() => None,
-            Event::StageEnded { proof: Proof::NotJudged } => said(Tone::Plain, "over"),
+            Event::StageEnded {
+                proof: Proof::NotJudged,
+            } if plan.stages[before.stage()?].max.0.is_zero() => None,
+            Event::StageEnded {
+                proof: Proof::NotJudged,
+            } => said(Tone::Plain, "over"),
             Event::AskedForProof => said(Tone::Warn, "gate"),
             Event::Promoted { .. } => said(Tone::Good, "promote"),
             Event::Paused { .. } => said(Tone::Warn, "paused"),
@@ -179,7 +197,11 @@ impl Timeline {
             Event::SignalsBack => said(Tone::Plain, "data"),
             Event::WouldHave => said(Tone::Bad, "observe"),
             Event::Retreated { outcome, .. } => said(
-                if *outcome == Outcome::Superseded { Tone::Warn } else { Tone::Bad },
+                if *outcome == Outcome::Superseded {
+                    Tone::Warn
+                } else {
+                    Tone::Bad
+                },
                 match outcome {
                     Outcome::RolledBack => "FAIL",
                     Outcome::Aborted => "ABORT",
@@ -189,7 +211,12 @@ impl Timeline {
                 },
             ),
             Event::RouteRestored => {
-                let on = self.context.stable.as_ref().map(|stable| format!(" ({stable})")).unwrap_or_default();
+                let on = self
+                    .context
+                    .stable
+                    .as_ref()
+                    .map(|stable| format!(" ({stable})"))
+                    .unwrap_or_default();
                 line(Tone::Good, "back", format!("{why}{on}"))
             }
             Event::CanaryDrained | Event::StableDrained => said(Tone::Quiet, "drain"),
@@ -214,11 +241,15 @@ impl Timeline {
     }
 
     fn outcome(&self, at: SignedDuration, outcome: &Outcome) -> Line {
-        let Context { key, stable, canary, .. } = &self.context;
+        let Context {
+            key, stable, canary, ..
+        } = &self.context;
         let (tone, serves) = match outcome {
             Outcome::Promoted { .. } | Outcome::FirstDeploy => (Tone::Good, Some(canary)),
             Outcome::Superseded => (Tone::Warn, stable.as_ref()),
-            Outcome::RolledBack | Outcome::Aborted | Outcome::Returned | Outcome::Rejected => (Tone::Bad, stable.as_ref()),
+            Outcome::RolledBack | Outcome::Aborted | Outcome::Returned | Outcome::Rejected => {
+                (Tone::Bad, stable.as_ref())
+            }
         };
         let mut parts = Vec::new();
         match outcome {
@@ -227,12 +258,18 @@ impl Timeline {
             Outcome::Rejected => parts.push("no user met it".to_owned()),
             _ => {}
         }
-        if let Some(failed) = self.failed.filter(|_| !matches!(outcome, Outcome::Rejected | Outcome::FirstDeploy)) {
+        if let Some(failed) = self
+            .failed
+            .filter(|_| !matches!(outcome, Outcome::Rejected | Outcome::FirstDeploy))
+        {
             parts.push(counted(failed.round() as u64, "failed answer"));
         }
         parts.extend(serves.map(|version| format!("{version} serves")));
         parts.push(format!("wade why {} {}", key.rollout, key.number));
-        let exit = self.exit.map(|exit| format!("     (exit {})", exit(outcome))).unwrap_or_default();
+        let exit = self
+            .exit
+            .map(|exit| format!("     (exit {})", exit(outcome)))
+            .unwrap_or_default();
         Line::new(at, tone, headline(outcome), parts.join(" · ") + &exit)
     }
 }
