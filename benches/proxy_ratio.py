@@ -81,7 +81,7 @@ def run(address, pid, seconds, connections):
         print(out)
     count = int(re.search(r"(\d+) requests in", out).group(1))
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out).group(1))
-    p99 = milliseconds(re.search(r"99%\s+(\S+)", out).group(1))
+    p99 = milliseconds(re.search(r"^\s+99%\s+(\S+)", out, re.MULTILINE).group(1))
     return rate, p99, (cpu_seconds(pid) - before) / count * 1e6
 
 

@@ -17,7 +17,8 @@
 //! waits too: one task drives both sides of a connection (see `pool` for what that buys).
 //!
 //! Read on in the order of a request: [`connection`], [`table`] (with [`spread`] and [`sticky`]), [`forward`],
-//! [`headers`], [`pool`], [`body`], [`mirror`], [`tunnel`]; what is seen of it: [`counters`], [`metrics`].
+//! [`headers`], [`pool`], [`body`], [`mirror`], [`tunnel`]; on whose thread: [`workers`]; what is seen of it:
+//! [`counters`], [`metrics`].
 
 mod body;
 mod config;
@@ -36,6 +37,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod workers;
 
 use std::io;
 use std::net::SocketAddr;
@@ -141,8 +143,8 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Listens, and serves in background tasks of the present tokio runtime (panics outside of one). Without routes
-    /// every request gets 503.
+    /// Listens in a background task of the present tokio runtime (panics outside of one), and serves on threads that
+    /// all proxies of the process share. Without routes every request gets 503.
     pub fn bind(config: ProxyConfig) -> Result<Self, ProxyError> {
         let proxy = Self::reserve(config)?;
         proxy.begin();
@@ -305,8 +307,12 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 .expect("nobody closes this semaphore");
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let front = Arc::new(Front::new(Arc::clone(&shared), peer.ip(), permit));
-                    shared.tasks.spawn(serve(front, stream));
+                    // Leaves this runtime for its worker's; a socket that cannot is closed.
+                    let Ok(stream) = stream.into_std() else { continue };
+                    let seat = workers::seat();
+                    let runtime = seat.runtime.clone();
+                    let front = Arc::new(Front::new(Arc::clone(&shared), peer.ip(), permit, seat));
+                    shared.tasks.spawn_on(serve(front, stream), &runtime);
                 }
                 Err(error) => {
                     // The client gave up, or the machine is out of descriptors: neither is cured by trying at once.

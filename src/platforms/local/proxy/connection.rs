@@ -23,6 +23,7 @@ use tokio::time::Sleep;
 use super::Shared;
 use super::forward::answer;
 use super::stop::{Phase, Watch};
+use super::workers::Seat;
 use crate::clock::stopwatch;
 
 /// How HTTP/2 begins when a client knows that the server speaks it (RFC 9113, 3.4). Three bytes tell it from any
@@ -39,10 +40,11 @@ pub(super) struct Front {
     pub(super) peer: HeaderValue,
     activity: Activity,
     _permit: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Front {
-    pub(super) fn new(shared: Arc<Shared>, peer: IpAddr, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, peer: IpAddr, permit: OwnedSemaphorePermit, seat: Seat) -> Self {
         let peer = HeaderValue::from_str(&peer.to_canonical().to_string()).expect("an address is visible ASCII");
         shared.counters.connections.fetch_add(1, Relaxed);
         Self {
@@ -50,6 +52,7 @@ impl Front {
             peer,
             activity: Activity::new(),
             _permit: permit,
+            _seat: seat,
         }
     }
 
@@ -123,8 +126,12 @@ impl Activity {
     }
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(front: Arc<Front>, stream: TcpStream) {
+/// Serves a connection to its end, in the runtime that this is called in.
+pub(super) async fn serve(front: Arc<Front>, stream: std::net::TcpStream) {
+    let stream = match TcpStream::from_std(stream) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was not taken over"),
+    };
     let config = &front.shared.config;
     // A socket that cannot do it is only slower.
     let _ = stream.set_nodelay(true);

@@ -14,7 +14,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -30,10 +30,9 @@ use tokio::time::Sleep;
 use super::ProxyConfig;
 use super::body::RequestBody;
 use super::counters::{EndpointTally, FailureKind};
+use super::workers;
 use crate::clock::stopwatch;
 
-/// Parts of an endpoint's store of idle connections, so that worker threads seldom meet at a lock.
-const SHARDS: usize = 4;
 /// How often HTTP/2 connections with open calls are asked for a sign of life.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -45,7 +44,8 @@ type Shelf = Vec<Box<H1>>;
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
     pub(super) tally: Arc<EndpointTally>,
-    idle: [Mutex<Shelf>; SHARDS],
+    /// One for each worker: a connection's socket is watched where it was made, so it is used there only.
+    idle: Box<[Mutex<Shelf>]>,
     h2: Mutex<Option<http2::SendRequest<RequestBody>>>,
     /// Held while connecting, so that a thousand calls to a new endpoint make one connection.
     h2_connecting: tokio::sync::Mutex<()>,
@@ -54,7 +54,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr, tally: Arc<EndpointTally>) -> Self {
-        let idle = std::array::from_fn(|_| Mutex::default());
+        let idle = (0..workers::count()).map(|_| Mutex::default()).collect();
         let (h2, h2_connecting) = (Mutex::default(), tokio::sync::Mutex::default());
         Self {
             addr,
@@ -68,8 +68,7 @@ impl Endpoint {
 
     /// A kept connection if there is one; the one used last comes first, so that the surplus ages and goes.
     pub(super) fn kept(&self) -> Option<Box<H1>> {
-        let own = shard();
-        (0..SHARDS).find_map(|step| self.shelf((own + step) % SHARDS).pop())
+        self.shelf(workers::own()).pop()
     }
 
     /// A new HTTP/1.1 connection.
@@ -91,9 +90,9 @@ impl Endpoint {
             return;
         }
         h1.kept_since = Some(stopwatch());
-        let mut shelf = self.shelf(shard());
+        let mut shelf = self.shelf(workers::own());
         // Asked under the lock that `retire` takes after saying so: a connection is never kept past that.
-        if shelf.len() < max_idle.div_ceil(SHARDS) && !self.retired.load(Ordering::SeqCst) {
+        if shelf.len() < max_idle.div_ceil(self.idle.len()) && !self.retired.load(Ordering::SeqCst) {
             shelf.push(h1);
         }
     }
@@ -134,7 +133,7 @@ impl Endpoint {
     /// Closes what is idle, now and whenever more becomes idle. Requests under way are not touched.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::SeqCst);
-        for index in 0..SHARDS {
+        for index in 0..self.idle.len() {
             self.shelf(index).clear();
         }
         self.h2_place().take();
@@ -143,7 +142,7 @@ impl Endpoint {
     /// Closes connections that are idle for longer than `limit`, or that the peer has closed.
     pub(super) fn sweep(&self, limit: Duration) {
         let now = stopwatch();
-        for index in 0..SHARDS {
+        for index in 0..self.idle.len() {
             self.shelf(index)
                 .retain_mut(|h1| !h1.is_over() && h1.kept_since.is_some_and(|since| now - since < limit));
         }
@@ -174,13 +173,6 @@ async fn dial(addr: SocketAddr, limit: Duration) -> Result<TcpStream, FailureKin
     // Small answers should not wait for an acknowledgement; a socket that cannot do it is only slower.
     let _ = stream.set_nodelay(true);
     Ok(stream)
-}
-
-/// Which shelf this thread uses.
-fn shard() -> usize {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    thread_local!(static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed) % SHARDS);
-    OWN.with(|own| *own)
 }
 
 /// What one exchange came to: hyper gives the request back if it was never sent.

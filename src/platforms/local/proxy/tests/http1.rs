@@ -47,6 +47,20 @@ async fn one_connection_each_way_serves_many_requests() {
 }
 
 #[tokio::test]
+async fn clients_in_turn_use_what_their_workers_keep() {
+    let origin = Origin::named("stable").await;
+    let proxy = proxy(Routes::all_to("stable", vec![origin.addr]));
+    for _ in 0..50 {
+        assert_eq!(Client::to(proxy.local_addr()).await.who().await, "stable");
+    }
+    let opened = origin.connections.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(
+        opened <= workers::count(),
+        "{opened} connections for 50 requests in turn"
+    );
+}
+
+#[tokio::test]
 async fn chunked_answers_and_answers_to_head_keep_the_connection_too() {
     let origin = Origin::serving(|_| async {
         let parts = futures_util::stream::iter(["a", "b"].map(|part| Ok(Frame::data(Bytes::from(part)))));
