@@ -58,6 +58,7 @@ pub struct Decision {
 /// [`IllegalMove`] if a rule proposed an event that the table does not have: a bug, after which the caller goes back
 /// to stable.
 pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Result<Decision, IllegalMove> {
+    let begun_in = &state.phase;
     let mut state = state.clone();
     let mut entries = Vec::new();
     // Each command is handled by one event, so that an abort behind a hundred others is still followed at once.
@@ -67,6 +68,7 @@ pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Resu
             state: &state,
             facts,
             now,
+            applied: !facts.unapplied && state.phase == *begun_in,
         };
         let Some(step) = case.next() else { break };
         let next = apply(plan, &state, &step.event, now)?;
@@ -85,6 +87,7 @@ pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Resu
         state: &state,
         facts,
         now,
+        applied: false,
     };
     let (waiting_for, due) = case.waiting();
     let wake = (state.outcome().is_none()).then(|| {
@@ -151,6 +154,8 @@ struct Case<'a> {
     state: &'a State,
     facts: &'a Facts,
     now: Timestamp,
+    /// What this phase wants was accepted before these facts were seen.
+    applied: bool,
 }
 
 impl Case<'_> {

@@ -6,7 +6,7 @@ use wade::plan::{Circumstances, Lane, Plan, lower};
 use wade::spec::{read_rollout, resolve};
 
 /// A rollout of four instances behind the proxy, with `spec` (YAML lines of the spec) said besides.
-pub fn planned(spec: &str, around: &Circumstances) -> Plan {
+pub(crate) fn planned(spec: &str, around: &Circumstances) -> Plan {
     let spec: String = spec.lines().map(|line| format!("  {}\n", line.trim_end())).collect();
     let text = format!(
         "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: shop}}\nspec:\n  \
@@ -26,12 +26,12 @@ pub fn planned(spec: &str, around: &Circumstances) -> Plan {
 }
 
 /// An ordinary release.
-pub fn plan(spec: &str) -> Plan {
+pub(crate) fn plan(spec: &str) -> Plan {
     planned(spec, &Circumstances::default())
 }
 
 /// A release of another kind.
-pub fn in_lane(lane: Lane, spec: &str) -> Plan {
+pub(crate) fn in_lane(lane: Lane, spec: &str) -> Plan {
     planned(
         spec,
         &Circumstances {
@@ -42,10 +42,10 @@ pub fn in_lane(lane: Lane, spec: &str) -> Plan {
 }
 
 /// Two short stages and a bake, with one smoke test.
-pub const SHORT: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
+pub(crate) const SHORT: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
                          {weight: 50%, min: 10s, max: 60s}], bake: 20s}}\nsmoke: [{http: /healthz}]";
 
 /// [`SHORT`] with a gate before 50 %.
-pub const GATED: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
+pub(crate) const GATED: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
                          {weight: 50%, min: 10s, max: 60s}], bake: 20s}}\n\
                          gates: [{before: 50%, approvers: [\"group:payments\", \"user:eve\"], expires: 10m}]";

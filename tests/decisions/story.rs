@@ -303,6 +303,7 @@ impl Story {
         };
         Facts {
             suspicion: None,
+            unapplied: false,
             world: (!self.dark).then_some(world),
             reading: self.reading(),
             commands: self.commands.clone(),

@@ -191,6 +191,7 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
     };
     Facts {
         suspicion: None,
+        unapplied: false,
         world: (!draw.dark).then_some(world),
         reading,
         commands: commands.to_vec(),

@@ -250,7 +250,8 @@ impl Case<'_> {
                 ),
             ),
             (HandOver::Retire, Some(world))
-                if world.stable.exists == 0
+                if self.applied
+                    && world.stable.exists == 0
                     && world.restored
                     && !meddled(world, &self.plan.stages[self.plan.bake()].split) =>
             {
@@ -296,7 +297,7 @@ impl Case<'_> {
             (Return::Remove, Some(world)) if world.canary.exists == 0 => {
                 step(Event::CanaryRemoved, "the canary is gone")
             }
-            (Return::Restore, Some(world)) if world.restored && !meddled(world, &ALL_STABLE) => {
+            (Return::Restore, Some(world)) if self.applied && world.restored && !meddled(world, &ALL_STABLE) => {
                 step(Event::Restored, "everything is as it was before the release")
             }
             _ => self.stuck_after(TrafficOn::Stable, "cleaning up"),
