@@ -93,9 +93,9 @@ async fn watch(client: &Client, screen: &Screen, seen: Vec<RolloutView>) -> Resu
                     let now = change(&view);
                     if told.insert(view.name.clone(), now.clone()).as_ref() != Some(&now) {
                         if screen.is_json() {
-                            screen.json(&view)
+                            screen.json(&view);
                         } else {
-                            screen.text(&now)
+                            screen.text(&now);
                         }
                     }
                 }

@@ -32,9 +32,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
                 ))
             })?;
             if screen.is_json() {
-                screen.json(&json!({ "name": name, "text": text }))
+                screen.json(&json!({ "name": name, "text": text }));
             } else {
-                screen.text(text)
+                screen.text(text);
             }
         }
         None => {

@@ -384,7 +384,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 .is_none_or(|last| now.duration_since(last) >= JUDGE_WRITE_EVERY);
         if !news && !judge_due {
             self.state = decision.state.clone();
-            return Recorded::Yes(decision);
+            return Recorded::Yes(Box::new(decision));
         }
         let entries: Vec<Entry> = self.unrecorded.iter().chain(&decision.entries).cloned().collect();
         let update = Update {
@@ -407,7 +407,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 self.unrecorded.clear();
                 self.last_judge_write = Some(now);
                 self.state = decision.state.clone();
-                Recorded::Yes(decision)
+                Recorded::Yes(Box::new(decision))
             }
             Err(StoreError::Fenced { .. }) => Recorded::Fenced,
             Err(error) => {
@@ -417,7 +417,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                     // Going back waits for nothing, and evidence alone may wait for the next write.
                     self.unrecorded = update.entries;
                     self.state = decision.state.clone();
-                    Recorded::Yes(decision)
+                    Recorded::Yes(Box::new(decision))
                 } else {
                     Recorded::No
                 }
@@ -520,7 +520,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
 }
 
 enum Recorded {
-    Yes(Decision),
+    Yes(Box<Decision>),
     No,
     Fenced,
 }

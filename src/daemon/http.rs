@@ -309,7 +309,7 @@ impl Follower {
                     }
                 }
                 Ok(notice @ (Notice::Look { .. } | Notice::Trouble { .. })) if *of(&notice) == self.key => {
-                    self.tell(&notice)
+                    self.tell(&notice);
                 }
                 Ok(_) => {}
                 Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up().await.ok()?,

@@ -431,7 +431,8 @@ impl Daemon {
         self.stopping.cancel();
         let services = std::mem::take(&mut *lock(&self.services));
         for managed in services.values() {
-            if let Some(task) = lock(&managed.task).take() {
+            let task = lock(&managed.task).take();
+            if let Some(task) = task {
                 task.abort();
                 // An aborted task ends with an error by design.
                 let _ = task.await;

@@ -146,10 +146,8 @@ async fn play(mut stage: Stage, folder: &Path) -> Result<bool, Problem> {
 }
 
 async fn acts(stage: &mut Stage, daemon: &Arc<Daemon>) -> Result<bool, Problem> {
-    stage.say(&format!(
-        "wade demo: real processes, real requests, one machine. The judge's clock (2 s blocks, 5 s stages) is for this\n\
-         stage only; strategies/careful.yaml is what production wants.\n"
-    ));
+    stage.say("wade demo: real processes, real requests, one machine. The judge's clock (2 s blocks, 5 s stages) is for this\n\
+         stage only; strategies/careful.yaml is what production wants.\n");
     stage.say("1.0.0    the first version: started, checked, serving");
     let first = stage.options.release("1.0.0", "--fail-percent=0");
     let (record, _) = follow(stage, daemon, first, None).await?;

@@ -101,19 +101,15 @@ pub fn timeline(run: &Run) -> Timeline {
             Seen::FaultBegan(fault) => line(Voice::World, format!("{fault:?} begins"), &split),
             Seen::FaultEnded(fault) => line(Voice::World, format!("{fault:?} ends"), &split),
             Seen::Died { .. } => line(Voice::World, "the controller is killed".to_owned(), &split),
-            Seen::Started { .. } => {
-                if std::mem::replace(&mut began, true) {
-                    line(
-                        Voice::World,
-                        "another controller starts and reads the record".to_owned(),
-                        &split,
-                    );
-                }
+            Seen::Started { .. } if std::mem::replace(&mut began, true) => {
+                line(
+                    Voice::World,
+                    "another controller starts and reads the record".to_owned(),
+                    &split,
+                );
             }
-            Seen::Trouble { message, .. } => {
-                if trouble.insert(message.clone()) {
-                    line(Voice::Wade, format!("trouble: {message}"), &split);
-                }
+            Seen::Trouble { message, .. } if trouble.insert(message.clone()) => {
+                line(Voice::Wade, format!("trouble: {message}"), &split);
             }
             Seen::Waits { what, .. } => line(Voice::Wade, what.clone(), &split),
             _ => {}

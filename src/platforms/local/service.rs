@@ -244,7 +244,7 @@ impl Service {
                 match replace(path, &list) {
                     Ok(()) => inner.listed = list,
                     Err(error) => {
-                        tracing::warn!(service = self.name, %error, path = %path.display(), "the list of instances for Prometheus cannot be written")
+                        tracing::warn!(service = self.name, %error, path = %path.display(), "the list of instances for Prometheus cannot be written");
                     }
                 }
             }

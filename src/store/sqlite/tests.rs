@@ -185,7 +185,7 @@ impl Drive {
                 event: event.clone(),
                 reason: format!("because of {number}"),
                 cause: Cause::Person(Actor::named("ann")),
-                verdict: (number % 3 == 0).then(|| judged(100.0, 7.0, 1.0).1),
+                verdict: number.is_multiple_of(3).then(|| judged(100.0, 7.0, 1.0).1),
             }
         });
         let entries = entries.collect();

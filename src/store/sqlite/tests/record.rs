@@ -107,7 +107,7 @@ fn another_entry_under_a_number_and_a_gap_are_refused_whole() {
     let mut drive = Drive::begin(&store, "shop", "1.0");
     let first = drive.go(&[Event::Admitted, Event::Ready]);
     let before = drive.load();
-    let mut other = first.clone();
+    let mut other = first;
     other.entries[1].reason.push('!');
     let next = drive.update(&[Event::SmokePassed]);
     let mut gap = next.clone();

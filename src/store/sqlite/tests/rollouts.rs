@@ -242,7 +242,7 @@ fn processes_are_rows_of_the_same_file() {
         start_ticks: u64::from(u32::MAX) * 7,
         boot: "b".to_owned(),
     });
-    let records = [record(0, "a", running.clone()), record(1, "b", ledger::Phase::Intended)];
+    let records = [record(0, "a", running), record(1, "b", ledger::Phase::Intended)];
     store.put(&records[1]).expect("written");
     store.put(&record(0, "old", ledger::Phase::Intended)).expect("written");
     store.put(&records[0]).expect("written");
