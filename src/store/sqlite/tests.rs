@@ -62,7 +62,6 @@ fn plan(rollout: &str) -> Plan {
         expires: Span::secs(60),
     };
     Plan {
-        measure: Default::default(),
         rollout: rollout.to_owned(),
         strategy: "careful".to_owned(),
         lane: Lane::Normal,
@@ -81,7 +80,6 @@ fn plan(rollout: &str) -> Plan {
             .expect("smoke tests"),
             tries: 3,
             within: Span::secs(60),
-            again: None,
         },
         ready_within: Span::secs(300),
         settle: Span::secs(5),
@@ -213,7 +211,7 @@ impl Drive {
     }
 
     /// To the moment before the hand over.
-    fn to_the_bake(&mut self) {
+    fn reach_the_bake(&mut self) {
         self.go(&[Event::Admitted, Event::Ready, Event::SmokePassed]);
         let by = Actor::named("ann");
         self.go(&[Event::GateOpened { command: 1, by }, Event::Prepared]);
@@ -223,7 +221,7 @@ impl Drive {
     }
 
     fn promote(&mut self) {
-        self.to_the_bake();
+        self.reach_the_bake();
         let proof = Proof::NotJudged;
         self.go(&[Event::StageEnded { proof }, Event::Adopted]);
         self.go(&[Event::StableDrained, Event::Retired]);
@@ -259,7 +257,7 @@ fn with_history(store: &SqliteStore) -> Drive {
             at(3),
         )
         .expect("added");
-    drive.to_the_bake();
+    drive.reach_the_bake();
     let (judge, verdict) = judged(1000.0, 13.0, 1.0);
     let mut update = drive.update(&[]);
     update.judge = Some(judge);

@@ -1,5 +1,6 @@
 //! What a controller writes and reads.
 
+use super::super::codec::encode;
 use super::*;
 
 #[test]
@@ -57,6 +58,7 @@ fn a_judge_with_infinities_goes_on_as_if_nothing_had_happened() {
     let store = store();
     let mut drive = Drive::begin(&store, "shop", "1.0");
     for (total, bad, weight) in [
+        (5.0, 1.0, 0.0),
         (100.0, 100.0, 1.0),
         (1e300, 1.0, 1.0),
         (0.1, 0.1, 0.3),
@@ -69,7 +71,11 @@ fn a_judge_with_infinities_goes_on_as_if_nothing_had_happened() {
         update.verdict = Some(verdict.clone());
         drive.write(&update).expect("written");
         let loaded = drive.load();
-        assert_eq!((loaded.judge, loaded.verdict), (Some(judge), Some(verdict)));
+        // Compared in words: a judge whose metrics have no weight holds NaN, which equals nothing.
+        let words = |judge: &JudgeRecord| encode(judge).expect("words");
+        assert_eq!(loaded.judge.as_ref().map(words), Some(words(&judge)));
+        assert_eq!(words(&judge).contains("$float"), weight == 0.0);
+        assert_eq!(loaded.verdict, Some(verdict));
     }
 }
 
