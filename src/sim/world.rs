@@ -191,7 +191,7 @@ impl World {
                 revision.behaviour.error_rate
             };
             if conditions.incident {
-                (rate * 20.0).max(0.3).min(1.0)
+                (rate * 20.0).clamp(0.3, 1.0)
             } else {
                 rate
             }

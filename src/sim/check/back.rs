@@ -71,7 +71,7 @@ fn wrong(truth: &Truth, forward: bool, first: bool) -> Option<String> {
         Some(format!("the split was {}", truth.split))
     } else if other.exist > 0 {
         Some(format!("{} instances of the other revision were left", other.exist))
-    } else if serving.exist < serving.full && !(first && !forward) {
+    } else if serving.exist < serving.full && (forward || !first) {
         Some(format!(
             "only {} of {} instances were left",
             serving.exist, serving.full

@@ -62,6 +62,7 @@ fn plan(rollout: &str) -> Plan {
         expires: Span::secs(60),
     };
     Plan {
+        measure: Default::default(),
         rollout: rollout.to_owned(),
         strategy: "careful".to_owned(),
         lane: Lane::Normal,
@@ -80,6 +81,7 @@ fn plan(rollout: &str) -> Plan {
             .expect("smoke tests"),
             tries: 3,
             within: Span::secs(60),
+            again: None,
         },
         ready_within: Span::secs(300),
         settle: Span::secs(5),
