@@ -140,7 +140,7 @@ impl Judge {
             return;
         }
         self.stage = Some(stage);
-        self.stage_at_s = on_the_clock(at_s);
+        self.stage_at_s = on_the_clock(at_s, MAX_TIME_S);
         self.baking = false;
         for signal in &mut self.signals {
             signal.start_stage(next_weight);
@@ -155,7 +155,7 @@ impl Judge {
             return;
         }
         self.stage = None;
-        self.stage_at_s = on_the_clock(at_s);
+        self.stage_at_s = on_the_clock(at_s, MAX_TIME_S);
         self.baking = true;
         for signal in &mut self.signals {
             signal.start_bake();
@@ -173,7 +173,9 @@ impl Judge {
 
     /// The same without the telling, for those who only need the call.
     pub(crate) fn take_in(&mut self, t_s: f64, seen: &Observation) -> Standing {
-        let t_s = on_the_clock(t_s);
+        // A look at no time falls into the open block and is too early to pass anything; a stage that began at no time
+        // never becomes old enough.
+        let t_s = on_the_clock(t_s, 0.0);
         if !self.failed {
             for signal in &mut self.signals {
                 if let Some(sides) = seen.metrics.get(&signal.name) {
@@ -292,12 +294,11 @@ impl Judge {
     }
 }
 
-/// A time within bounds. One that is none counts as the release's beginning, so that its data fall into the open block
-/// and it passes nothing.
-fn on_the_clock(t_s: f64) -> f64 {
+/// A time within bounds; `instead` of one that is none.
+fn on_the_clock(t_s: f64, instead: f64) -> f64 {
     if t_s.is_finite() {
         t_s.clamp(0.0, MAX_TIME_S)
     } else {
-        0.0
+        instead
     }
 }

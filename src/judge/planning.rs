@@ -69,7 +69,7 @@ pub(crate) fn visible_by_now_against_constant(requests: f64, max_ratio: f64, phi
 
 /// The smallest ratio in (`low`, `high`] that is visible, given that every larger one then is too.
 fn smallest(low: f64, high: f64, visible: impl Fn(f64) -> bool) -> Option<f64> {
-    if high <= low || high.is_nan() || low.is_nan() || !visible(high) {
+    if high <= low || !visible(high) {
         return None;
     }
     let (mut unseen, mut seen) = (low, high);

@@ -25,7 +25,7 @@ pub(crate) struct Signal {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum State {
-    Errors(Errors),
+    Errors(Box<Errors>),
     Latency(Latency),
     Gauge(Gauge),
     Objective(Objective),
@@ -35,7 +35,7 @@ impl Signal {
     /// `share`: the metric's share of alpha.
     pub(crate) fn new(metric: &MetricConfig, share: f64, terms: Terms) -> Self {
         let state = match &metric.kind {
-            MetricKind::Errors(config) => State::Errors(Errors::new(config, share, terms)),
+            MetricKind::Errors(config) => State::Errors(Box::new(Errors::new(config, share, terms))),
             MetricKind::Latency(config) => State::Latency(Latency::new(config, share, terms)),
             MetricKind::Gauge(config) => State::Gauge(Gauge::new(config, share, terms)),
             MetricKind::Objective(config) => State::Objective(Objective::new(config, share, terms)),

@@ -23,12 +23,14 @@ use super::yard::{GOOD, Rollout, SERVICE, Sample, Yard, request};
 
 /// How often the daemon dies at least.
 const KILLS: u32 = 30;
-/// The test is bounded by this, whatever happens.
-const LIMIT: Duration = Duration::from_secs(100);
+/// A quiet machine takes a minute. One that builds three other things at the same time must not fail for that.
+const LIMIT: Duration = Duration::from_secs(240);
 /// Users' requests per second.
 const RPS: f64 = 100.0;
-/// Kills in one release at most: more would be a test of patience.
-const KILLS_A_RELEASE: u32 = 4;
+/// Kills at any moment in one release at most: more would be a test of patience.
+const KILLS_A_RELEASE: u32 = 2;
+/// Kills at each of the moments below, on purpose.
+const KILLS_A_MOMENT: u32 = 2;
 /// Moments in which the daemon has to have died at least once.
 const MOMENTS: [&str; 6] = [
     "starting",
@@ -162,7 +164,7 @@ impl Trial {
         let version = self.client.record(&key).await.expect("recorded").canary.version;
         let before = answers(&self.load.snapshot(), &version);
         self.frozen.remove(&version);
-        let (mut mine, mut last, mut pause) = (0, stopwatch(), self.pause());
+        let (mut mine, mut random, mut last, mut pause) = (0, 0, stopwatch(), self.pause());
         let began = stopwatch();
         let record = loop {
             let seen = answers(&self.load.snapshot(), &version);
@@ -183,16 +185,19 @@ impl Trial {
                 break record;
             }
             assert!(
-                began.elapsed() < Duration::from_secs(40),
+                began.elapsed() < Duration::from_secs(60),
                 "{key} does not end: {:?}\n{}",
                 record.state,
                 self.yard.log()
             );
             let label = record.state.phase.label();
-            let wanted = MOMENTS.contains(&label) && !self.kills.contains_key(label) && self.dice.random_bool(0.5);
-            if mine < KILLS_A_RELEASE && (wanted || last.elapsed() > pause) {
+            let on_purpose = self.kills.get(label).copied().unwrap_or(0) < KILLS_A_MOMENT;
+            let wanted = MOMENTS.contains(&label) && on_purpose && self.dice.random_bool(0.3);
+            let by_chance = random < KILLS_A_RELEASE && last.elapsed() > pause;
+            if wanted || by_chance {
                 self.crash(label, Some(&key)).await;
                 mine += 1;
+                random += u32::from(by_chance);
                 (last, pause) = (stopwatch(), self.pause());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -220,7 +225,7 @@ impl Trial {
     }
 
     fn pause(&mut self) -> Duration {
-        Duration::from_millis(self.dice.random_range(50..1200))
+        Duration::from_millis(self.dice.random_range(50..2500))
     }
 
     /// Asks for a release, sometimes with the daemon dying under the question. `None` if there is nothing to go back to.

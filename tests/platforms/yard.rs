@@ -70,7 +70,7 @@ metadata: {{name: {SERVICE}}}
 spec:
   workload:
     process:
-      command: ['{SHELL}', -c, 'exec "$0" "$@"', '{WADE}', sample-service, '--version=${{version}}', '${{flaw}}']
+      command: ['{SHELL}', -c, 'exec \"$0\" \"$@\"', '{WADE}', sample-service, '--version=${{version}}', '${{flaw}}']
       env: {{{MARK}: '{mark}'}}
       instances: {instances}
       port: auto
