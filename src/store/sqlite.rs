@@ -43,7 +43,7 @@ use crate::engine::Command;
 
 pub use commands::{Answer, CommandError, CommandRecord, MAX_PENDING_ABORTS, MAX_PENDING_COMMANDS};
 pub use data_dir::{DataDir, OpenError};
-pub use releases::{Beside, CreateError, NewRelease, Summary};
+pub use releases::{Beside, CreateError, NewRelease, Summary, Unfinished};
 pub use retention::{DEFAULT_KEPT_RELEASES, MAX_QUARANTINED};
 pub use rollouts::{Quarantine, RolloutState, Route, ServedRevision};
 

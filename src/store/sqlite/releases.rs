@@ -83,6 +83,9 @@ pub struct Summary {
     pub ended: Option<Timestamp>,
 }
 
+/// A release that is not over, as far as it can be read.
+pub type Unfinished = (ReleaseKey, Result<ReleaseRecord, StoreError>);
+
 /// A release's name in messages about the record.
 pub(super) fn release_name(key: &ReleaseKey) -> String {
     key.to_string()
@@ -139,7 +142,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// Only if the list itself cannot be read.
-    pub fn all_running(&self) -> Result<Vec<(ReleaseKey, Result<ReleaseRecord, StoreError>)>, StoreError> {
+    pub fn all_running(&self) -> Result<Vec<Unfinished>, StoreError> {
         self.read(|connection| {
             let keys = rows(
                 connection,

@@ -183,7 +183,7 @@ impl Drive {
                 event: event.clone(),
                 reason: format!("because of {number}"),
                 cause: Cause::Person(Actor::named("ann")),
-                verdict: (number % 3 == 0).then(|| judged(100.0, 7.0, 1.0).1),
+                verdict: number.is_multiple_of(3).then(|| judged(100.0, 7.0, 1.0).1),
             }
         });
         let entries = entries.collect();
@@ -249,7 +249,13 @@ fn with_history(store: &SqliteStore) -> Drive {
     Drive::begin(store, "shop", "1.0").promote();
     let mut drive = Drive::begin(store, "shop", "1.1");
     store
-        .add_command(&drive.key, CommandKind::Approve, &Actor::named("bob"), Some("ok"), at(3))
+        .add_command(
+            &drive.key,
+            CommandKind::Approve,
+            &Actor::named("bob"),
+            Some("ok"),
+            at(3),
+        )
         .expect("added");
     drive.to_the_bake();
     let (judge, verdict) = judged(1000.0, 13.0, 1.0);

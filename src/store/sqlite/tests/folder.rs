@@ -134,7 +134,10 @@ fn schema_of(connection: &Connection) -> Vec<String> {
 #[test]
 fn every_old_format_becomes_the_newest() {
     // Two steps more than there are yet, so that the walk is tried for real.
-    let more = ["ALTER TABLE rollouts ADD COLUMN note TEXT", "CREATE TABLE later (x TEXT) STRICT"];
+    let more = [
+        "ALTER TABLE rollouts ADD COLUMN note TEXT",
+        "CREATE TABLE later (x TEXT) STRICT",
+    ];
     let all: Vec<&str> = MIGRATIONS.iter().copied().chain(more).collect();
     let file = Path::new("test.db");
     let mut newest = Connection::open_in_memory().expect("opened");
@@ -161,7 +164,11 @@ fn a_migration_that_fails_leaves_the_older_format_whole() {
     let mut connection = Connection::open_in_memory().expect("opened");
     migrate(&mut connection, file, MIGRATIONS).expect("migrated");
     let before = schema_of(&connection);
-    let broken = [MIGRATIONS, &["CREATE TABLE half (x TEXT) STRICT; CREATE TABLE meta (x TEXT)"]].concat();
+    let broken = [
+        MIGRATIONS,
+        &["CREATE TABLE half (x TEXT) STRICT; CREATE TABLE meta (x TEXT)"],
+    ]
+    .concat();
     assert!(migrate(&mut connection, file, &broken).is_err());
     assert_eq!(schema_of(&connection), before);
     migrate(&mut connection, file, MIGRATIONS).expect("still the older format");

@@ -1,8 +1,8 @@
 //! What follows from entries, what is kept, and what people asked.
 
 use super::*;
-use crate::platforms::local::process::ledger::{self, Ledger, ProcessId, ProcessRecord, SlotKey};
 use crate::plan::ALL_STABLE;
+use crate::platforms::local::process::ledger::{self, Ledger, ProcessId, ProcessRecord, SlotKey};
 
 fn numbers(store: &SqliteStore) -> Vec<u64> {
     let list = store.list("shop", 100).expect("a list");
@@ -73,14 +73,24 @@ fn one_release_at_a_time_unless_told() {
     let second = store.create_release(&new, Beside::Running, at(1)).expect("created");
     Drive::begin(&store, "cart", "7");
     let running = store.all_running().expect("a list");
-    let keys: Vec<_> = running.iter().map(|(key, record)| (key.to_string(), record.is_ok())).collect();
+    let keys: Vec<_> = running
+        .iter()
+        .map(|(key, record)| (key.to_string(), record.is_ok()))
+        .collect();
     let release = |name: &str| (name.to_owned(), true);
     assert_eq!(
         keys,
-        [release("cart release 1"), release("shop release 1"), release("shop release 2")]
+        [
+            release("cart release 1"),
+            release("shop release 1"),
+            release("shop release 2")
+        ]
     );
     assert_eq!(store.running("shop"), Ok(Some(drive.load())));
-    assert_eq!(store.latest("shop").expect("read").map(|record| record.key), Some(second));
+    assert_eq!(
+        store.latest("shop").expect("read").map(|record| record.key),
+        Some(second)
+    );
     assert_eq!(store.running("unheard"), Ok(None));
 }
 
@@ -132,14 +142,20 @@ fn only_the_last_releases_are_kept_and_the_stable_revision_always() {
     assert_eq!(versions(&store), ["1.1"]);
     let counts = |table: &str| -> i64 {
         let text = format!("SELECT count(DISTINCT number) FROM {table}");
-        store.connection().query_row(&text, [], |row| row.get(0)).expect("a count")
+        store
+            .connection()
+            .query_row(&text, [], |row| row.get(0))
+            .expect("a count")
     };
     assert_eq!(counts("entries"), 3);
     let running = Drive::begin(&store, "shop", "3.0");
     store.set_kept_releases("shop", 0, at(0)).expect("written");
     assert_eq!(numbers(&store), [7, 6], "one finished release at least, and what runs");
     assert_eq!(running.load().stable, Some(revision("1.1")));
-    assert_eq!(store.rollout("shop").expect("read").expect("there").quarantined.len(), 4);
+    assert_eq!(
+        store.rollout("shop").expect("read").expect("there").quarantined.len(),
+        4
+    );
 }
 
 #[test]
@@ -157,7 +173,11 @@ fn a_command_and_its_answer_can_be_audited() {
     assert_eq!(store.commands_after(&drive.key, 1), Ok(asked[1..].to_vec()));
     let paused = Event::Paused { command: 2, by: bob };
     drive.go(&[Event::Admitted, Event::Refused { command: 1 }, paused]);
-    let answers = [Some(Answer::Refused { entry: 2 }), Some(Answer::Followed { entry: 3 }), None];
+    let answers = [
+        Some(Answer::Refused { entry: 2 }),
+        Some(Answer::Followed { entry: 3 }),
+        None,
+    ];
     let log = asked.into_iter().zip(answers);
     let log: Vec<_> = log.map(|(command, answer)| CommandRecord { command, answer }).collect();
     assert_eq!(store.command_log(&drive.key), Ok(log));
@@ -222,7 +242,7 @@ fn processes_are_rows_of_the_same_file() {
         start_ticks: u64::from(u32::MAX) * 7,
         boot: "b".to_owned(),
     });
-    let records = [record(0, "a", running.clone()), record(1, "b", ledger::Phase::Intended)];
+    let records = [record(0, "a", running), record(1, "b", ledger::Phase::Intended)];
     store.put(&records[1]).expect("written");
     store.put(&record(0, "old", ledger::Phase::Intended)).expect("written");
     store.put(&records[0]).expect("written");
