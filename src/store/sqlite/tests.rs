@@ -211,7 +211,7 @@ impl Drive {
     }
 
     /// To the moment before the hand over.
-    fn to_the_bake(&mut self) {
+    fn reach_the_bake(&mut self) {
         self.go(&[Event::Admitted, Event::Ready, Event::SmokePassed]);
         let by = Actor::named("ann");
         self.go(&[Event::GateOpened { command: 1, by }, Event::Prepared]);
@@ -221,7 +221,7 @@ impl Drive {
     }
 
     fn promote(&mut self) {
-        self.to_the_bake();
+        self.reach_the_bake();
         let proof = Proof::NotJudged;
         self.go(&[Event::StageEnded { proof }, Event::Adopted]);
         self.go(&[Event::StableDrained, Event::Retired]);
@@ -257,7 +257,7 @@ fn with_history(store: &SqliteStore) -> Drive {
             at(3),
         )
         .expect("added");
-    drive.to_the_bake();
+    drive.reach_the_bake();
     let (judge, verdict) = judged(1000.0, 13.0, 1.0);
     let mut update = drive.update(&[]);
     update.judge = Some(judge);

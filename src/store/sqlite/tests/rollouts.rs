@@ -21,7 +21,7 @@ fn the_entry_that_hands_over_changes_what_is_stable_and_nothing_else_does() {
     let store = store();
     store.set_stable("shop", &revision("0.9"), at(-9)).expect("written");
     let mut drive = Drive::begin(&store, "shop", "1.0");
-    drive.to_the_bake();
+    drive.reach_the_bake();
     assert_eq!(store.stable("shop"), Ok(Some(revision("0.9"))));
     let proof = Proof::NotJudged;
     let adopted = drive.go(&[Event::StageEnded { proof }, Event::Adopted]);
