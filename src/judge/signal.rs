@@ -18,10 +18,6 @@ pub(crate) struct Signal {
     state: State,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a handful per release; boxing would cost more than it saves"
-)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum State {
