@@ -118,8 +118,8 @@ fn every_step_of_the_way_back_wants_the_route_first_and_nothing_forward() {
     };
     let wanted = |part| desired(&plan(), &at(Phase::Returning(part, why.clone()), Some(1)));
     let route = Action::Route(ALL_STABLE);
-    assert_eq!(wanted(Return::Route), [route.clone()]);
-    assert_eq!(wanted(Return::Drain), [route.clone()]);
+    assert_eq!(wanted(Return::Route), std::slice::from_ref(&route));
+    assert_eq!(wanted(Return::Drain), std::slice::from_ref(&route));
     assert_eq!(wanted(Return::Remove), [route.clone(), Action::RemoveCanary]);
     assert_eq!(wanted(Return::Restore), [route, Action::RemoveCanary, Action::Restore]);
     for part in [Return::Route, Return::Drain, Return::Remove, Return::Restore] {

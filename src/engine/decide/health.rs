@@ -3,8 +3,6 @@
 //! What it does not do: it never asks whether users were better off with the canary. Going back is always allowed, so
 //! each rule here may be wrong only in being too late.
 
-use jiff::SignedDuration;
-
 use super::{Case, NONE_READY_GRACE, SMOKE_GRACE, STUCK_AFTER, Step, back, counted, step, whole};
 use crate::engine::desired::split_now;
 use crate::engine::facts::{NoData, Reading};
