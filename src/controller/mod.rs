@@ -93,6 +93,8 @@ pub struct Controller<P, S> {
     unrecorded: Vec<Entry>,
     /// A write came back as an error and may have arrived all the same.
     doubtful: bool,
+    /// The last phase of which everything was accepted by the platform.
+    accepted: Option<Phase>,
     newer: Option<String>,
     deploy_window: Option<bool>,
     history: HistoryRecorder,
@@ -131,6 +133,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             verdict: record.verdict,
             unrecorded: Vec::new(),
             doubtful: false,
+            accepted: None,
             newer: None,
             deploy_window: record.deploy_window,
             history,
@@ -205,6 +208,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         let facts = Facts {
             world,
             reading,
+            unapplied: self.accepted.as_ref() != Some(&self.state.phase),
             suspicion: self
                 .verdict
                 .as_ref()
@@ -225,9 +229,10 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         match self.record(decision, now).await {
             Recorded::Yes(decision) => {
                 self.tell(&decision, now);
-                if let Err(PlatformError::Fenced { .. }) = self.act(&decision.actions).await {
+                let Ok(all) = self.act(&decision.actions).await else {
                     return Pass::Fenced;
-                }
+                };
+                self.accepted = all.then(|| self.state.phase.clone());
                 match (self.state.outcome(), decision.wake) {
                     (Some(outcome), _) if self.unrecorded.is_empty() => Pass::Over(outcome.clone()),
                     (_, wake) => Pass::Again(wake.unwrap_or(now + RETRY)),
@@ -236,7 +241,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             Recorded::No => {
                 let actions = crate::engine::desired(&self.plan, &self.state);
                 let keep: Vec<Action> = actions.into_iter().filter(|action| !action.is_forward()).collect();
-                if let Err(PlatformError::Fenced { .. }) = self.act(&keep).await {
+                if self.act(&keep).await.is_err() {
                     return Pass::Fenced;
                 }
                 Pass::Again(now + RETRY)
@@ -394,7 +399,8 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         Ok(())
     }
 
-    async fn act(&mut self, actions: &[Action]) -> Result<(), PlatformError> {
+    /// Whether everything was accepted.
+    async fn act(&mut self, actions: &[Action]) -> Result<bool, PlatformError> {
         for action in actions {
             match self.platform.apply(action, self.epoch).await {
                 Ok(()) => {}
@@ -402,18 +408,18 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 Err(error) => {
                     // What comes later in the list rests on what comes first; the next pass tries again.
                     self.trouble(&error);
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The last resort after a bug: everything to stable, and nothing else.
     async fn flee(&mut self, now: Timestamp) -> Pass {
         match self.act(&[Action::Route(crate::plan::ALL_STABLE)]).await {
             Err(_) => Pass::Fenced,
-            Ok(()) => Pass::Again(now + RETRY),
+            Ok(_) => Pass::Again(now + RETRY),
         }
     }
 

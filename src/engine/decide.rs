@@ -49,6 +49,7 @@ pub struct Decision {
 /// [`IllegalMove`] if a rule proposed an event that the table does not have: a bug, after which the caller goes back
 /// to stable.
 pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Result<Decision, IllegalMove> {
+    let begun_in = &state.phase;
     let mut state = state.clone();
     let mut entries = Vec::new();
     while entries.len() < MAX_EVENTS {
@@ -57,6 +58,7 @@ pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Resu
             state: &state,
             facts,
             now,
+            applied: !facts.unapplied && state.phase == *begun_in,
         };
         let Some(step) = case.next() else { break };
         let next = apply(plan, &state, &step.event, now)?;
@@ -75,6 +77,7 @@ pub fn decide(plan: &Plan, state: &State, facts: &Facts, now: Timestamp) -> Resu
         state: &state,
         facts,
         now,
+        applied: false,
     };
     let (waiting_for, due) = case.waiting();
     let wake = (state.outcome().is_none()).then(|| {
@@ -140,6 +143,8 @@ struct Case<'a> {
     state: &'a State,
     facts: &'a Facts,
     now: Timestamp,
+    /// What this phase wants was accepted before these facts were seen.
+    applied: bool,
 }
 
 impl Case<'_> {
@@ -746,7 +751,8 @@ impl Case<'_> {
                 ),
             ),
             (HandOver::Retire, Some(world))
-                if world.stable.exists == 0
+                if self.applied
+                    && world.stable.exists == 0
                     && world.restored
                     && !self.meddled(world, &self.plan.stages[self.plan.bake()].split) =>
             {
@@ -788,7 +794,7 @@ impl Case<'_> {
             (Return::Remove, Some(world)) if world.canary.exists == 0 => {
                 step(Event::CanaryRemoved, "the canary is gone")
             }
-            (Return::Restore, Some(world)) if world.restored && !self.meddled(world, &ALL_STABLE) => {
+            (Return::Restore, Some(world)) if self.applied && world.restored && !self.meddled(world, &ALL_STABLE) => {
                 step(Event::Restored, "everything is as it was before the release")
             }
             _ => self.stuck_after(TrafficOn::Stable, "cleaning up"),

@@ -19,6 +19,10 @@ pub struct Facts {
     /// which nothing can be measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<String>,
+    /// Not everything that the present phase wants has been accepted by the platform yet. A release does not end before:
+    /// an earlier write may still be under way, and only a later one to the same object overtakes it.
+    #[serde(default)]
+    pub unapplied: bool,
     /// Commands that are not handled yet, oldest first.
     pub commands: Vec<Command>,
     /// A newer revision that wants to be released, by name.

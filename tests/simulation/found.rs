@@ -149,6 +149,22 @@ fn a_release_does_not_end_while_somebody_else_sends_users_to_the_canary() {
 }
 
 #[test]
+fn a_write_that_is_late_does_not_land_after_the_end() {
+    // Hold and canary are under way and not seen yet when the abort comes: nothing seems to be there to take back.
+    let late = |seed| {
+        let mut case = Case { seed, ..case() };
+        case.faults.windows = vec![from(&case, Fault::WritesLate, 0, 20)];
+        case.faults.happenings = vec![(case.start + SignedDuration::from_millis(100), asked(CommandKind::Abort))];
+        run(&case)
+    };
+    for seed in 1..=100 {
+        let run = late(seed);
+        assert_eq!(check(&run), [], "seed {seed}");
+        assert_eq!(run.record.state.outcome(), Some(&Outcome::Aborted), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_suspicious_canary_gets_no_more_while_nothing_can_be_measured() {
     // `advance` is the policy for a source that is down; what is known against the canary outlives that.
     let mut suspicious = 0;
