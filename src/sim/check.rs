@@ -34,7 +34,7 @@ pub use one_writer::OneWriter;
 pub use reasons::EveryEntryHasAReason;
 pub use recorded::RecordedBeforeDone;
 pub use restart::RestartChangesNothing;
-pub use settles::SettlesWhenQuiet;
+pub use settles::{SettlesWhenQuiet, bound};
 pub use splits::SplitsAsPlanned;
 
 /// A rule by name.

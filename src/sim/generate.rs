@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::chance::{Chance, Stream};
+use super::check::bound;
 use super::faults::{Fault, Faults, Happening, Window};
 use super::run::Case;
 use super::world::{Behaviour, Start};
@@ -19,8 +20,8 @@ use crate::spec::{Rollout, Weight, resolve};
 pub const START: &str = "2026-03-02T10:00:00Z";
 /// How long things go wrong: some runs crowd everything into the start, some spread it over the whole release.
 const FAULTS_SECS: [u64; 4] = [12, 60, 200, 400];
-/// A run that has not ended then does not end.
-const LIMIT: SignedDuration = SignedDuration::from_hours(6);
+/// A run that goes on for longer than its bound by this does not end.
+const BEYOND: SignedDuration = SignedDuration::from_mins(5);
 
 /// When simulated releases begin.
 pub fn start() -> Timestamp {
@@ -47,11 +48,15 @@ pub fn case(seed: u64) -> Case {
         canary: canary(chance),
         watched: chance.happens(0.6),
         deploy_window,
-        faults,
         jitter: true,
         dies_at_poll: None,
-        limit: LIMIT,
+        limit: faults
+            .quiet_from()
+            .map_or(SignedDuration::ZERO, |quiet| quiet.duration_since(start()))
+            + bound(&plan)
+            + BEYOND,
         sabotage: None,
+        faults,
         plan,
     }
 }
@@ -69,7 +74,8 @@ pub fn healthy() -> Behaviour {
 }
 
 fn canary(chance: &mut Chance) -> Behaviour {
-    let ready = Start::Ready(chance.millis(200, 8000));
+    let slowest = *chance.pick(&[2000, 8000, 20_000]);
+    let ready = Start::Ready(chance.millis(200, slowest));
     let well = Behaviour {
         start: ready,
         ..healthy()
@@ -86,7 +92,7 @@ fn canary(chance: &mut Chance) -> Behaviour {
         error_rate: *chance.pick(&[0.0, 0.001, 0.001, 0.001, 0.02, 0.3]),
         latency_secs: well.latency_secs * chance.pick(&[1.0, 1.0, 1.0, 3.0]),
         start,
-        crash_after: chance.happens(0.15).then(|| chance.millis(1000, 120_000)),
+        crash_after: chance.happens(0.3).then(|| chance.millis(1000, 120_000)),
         smoke_passes: !chance.happens(0.05),
         ..well
     }

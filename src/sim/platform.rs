@@ -102,7 +102,8 @@ impl Platform for SimPlatform {
                 ))
             } else {
                 ground.note(Seen::Applied {
-                    epoch,
+                    // Who it is, not who it says it is.
+                    epoch: self.epoch,
                     action: action.clone(),
                 });
                 if epoch > ground.platform_epoch {

@@ -106,7 +106,8 @@ enum Doing {
     Pass(InFlight),
 }
 
-/// How long the others go on after one has said that the release is over.
+/// How long the world goes on after a controller has said that the release is over: what is late arrives, and others
+/// that are still alive may do what they must not.
 const AFTERMATH: SignedDuration = SignedDuration::from_secs(30);
 /// At most so many milliseconds pass between two polls.
 const STEP_MILLIS: u64 = 20;
@@ -244,11 +245,7 @@ impl Driver<'_> {
                 on(&self.shared).note(Seen::Quiet);
             }
             self.happen(now);
-            if now >= end
-                || self
-                    .over_at
-                    .is_some_and(|over| self.processes.is_empty() || over + AFTERMATH <= now)
-            {
+            if now >= end || self.over_at.is_some_and(|over| over + AFTERMATH <= now) {
                 return;
             }
             if self.starts.is_some_and(|at| at <= now) {

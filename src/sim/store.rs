@@ -40,8 +40,8 @@ impl SimStore {
     }
 }
 
-/// Writes whole or not at all; the same again changes nothing.
-fn write(ground: &mut Ground, epoch: u64, update: &Update) -> Result<(), StoreError> {
+/// Writes whole or not at all; the same again changes nothing. `who` writes, and says it is `epoch`.
+fn write(ground: &mut Ground, who: u64, epoch: u64, update: &Update) -> Result<(), StoreError> {
     let key = ground.record.key.clone();
     if epoch < ground.store_epoch && !ground.sabotaged(Sabotage::NoFence) {
         return Err(StoreError::Fenced {
@@ -82,7 +82,7 @@ fn write(ground: &mut Ground, epoch: u64, update: &Update) -> Result<(), StoreEr
     record.judge = update.judge.clone().or(record.judge.take());
     record.verdict = update.verdict.clone().or(record.verdict.take());
     ground.note(Seen::Recorded {
-        epoch,
+        epoch: who,
         update: Box::new(update),
     });
     Ok(())
@@ -113,7 +113,7 @@ impl Store for SimStore {
                 Ok(())
             } else {
                 self.down(&mut ground, Call::Record, "written").and_then(|()| {
-                    write(&mut ground, epoch, update)?;
+                    write(&mut ground, self.epoch, epoch, update)?;
                     if ground.active(Fault::StoreRepliesLost) && ground.chance.happens(NOW_AND_THEN) {
                         ground.failed(self.epoch, Call::Record);
                         return Err(StoreError::Unavailable {

@@ -16,7 +16,7 @@ const SLACK: SignedDuration = SignedDuration::from_secs(60);
 const CONFIRMATIONS: i32 = 8;
 
 /// The longest that a release may still take from a quiet moment: its own limit, every gate, one pause, and the way back.
-fn bound(plan: &Plan) -> SignedDuration {
+pub fn bound(plan: &Plan) -> SignedDuration {
     let gates: SignedDuration = plan
         .stages
         .iter()
