@@ -39,7 +39,12 @@ fn text(value: &Value) -> Option<String> {
 
 /// Those that the page does not show as code: `name`, or `name:` in an example.
 fn unsaid<'a>(page: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let said = |name: &&str| page.contains(&format!("`{name}`")) || page.contains(&format!("`{name}:"));
+    let as_key = |name: &str| {
+        let key = format!("{name}:");
+        page.match_indices(&key)
+            .any(|(at, _)| page[..at].ends_with(['`', '{', ' ']))
+    };
+    let said = |name: &&str| page.contains(&format!("`{name}`")) || as_key(name);
     names.into_iter().filter(|name| !said(name)).collect()
 }
 

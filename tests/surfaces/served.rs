@@ -271,6 +271,13 @@ fn a_service_is_deployed_goes_back_and_is_told_about() {
     drop(users);
 
     served.restart();
+    // Adopted at once, but ready only once the new daemon has asked it.
+    for _ in 0..50 {
+        if served.wade(&["status"]).out.contains("1/1") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
     told(&served.wade(&["status"]), 0, &["hello", "1.0.0", "1/1", "Promoted"]);
     let history = served.wade(&["history", "hello", "-o", "json"]);
     let outcomes: Vec<String> = history

@@ -71,10 +71,9 @@ fn a_judge_with_infinities_goes_on_as_if_nothing_had_happened() {
         update.verdict = Some(verdict.clone());
         drive.write(&update).expect("written");
         let loaded = drive.load();
-        // Compared in words: a judge whose metrics have no weight holds NaN, which equals nothing.
+        // Compared in words: NaN, should a judge ever hold one, equals nothing.
         let words = |judge: &JudgeRecord| encode(judge).expect("words");
         assert_eq!(loaded.judge.as_ref().map(words), Some(words(&judge)));
-        assert_eq!(words(&judge).contains("$float"), weight == 0.0);
         assert_eq!(loaded.verdict, Some(verdict));
     }
 }
