@@ -31,7 +31,7 @@ fn seen(look: u32) -> Observation {
     let le: Arc<[f64]> = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0].into();
     let shape = [0.02, 0.1, 0.25, 0.3, 0.2, 0.08, 0.03, 0.01, 0.006, 0.003, 0.001, 0.0];
     let side = |requests: f64| {
-        let bad = f64::from(u32::from(look % 7 == 0));
+        let bad = f64::from(u32::from(look.is_multiple_of(7)));
         [
             Increment::Counts { total: requests, bad },
             Increment::Histogram {
