@@ -37,14 +37,10 @@ fn text(value: &Value) -> Option<String> {
     value.as_str().map(str::to_owned)
 }
 
-/// Those that the page does not show as code: `name`, or `name:` in an example.
+/// Those that the page does not show as code: `name` alone, or as a key in an example like `{name: …}`.
 fn unsaid<'a>(page: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let as_key = |name: &str| {
-        let key = format!("{name}:");
-        page.match_indices(&key)
-            .any(|(at, _)| page[..at].ends_with(['`', '{', ' ']))
-    };
-    let said = |name: &&str| page.contains(&format!("`{name}`")) || as_key(name);
+    let shown = |name: &str, before: &str, after: &str| page.contains(&format!("{before}{name}{after}"));
+    let said = |name: &&str| shown(name, "`", "`") || ["`", "{", ", "].iter().any(|before| shown(name, before, ":"));
     names.into_iter().filter(|name| !said(name)).collect()
 }
 

@@ -276,7 +276,7 @@ fn a_service_is_deployed_goes_back_and_is_told_about() {
         if served.wade(&["status"]).out.contains("1/1") {
             break;
         }
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
     told(&served.wade(&["status"]), 0, &["hello", "1.0.0", "1/1", "Promoted"]);
     let history = served.wade(&["history", "hello", "-o", "json"]);
