@@ -2,6 +2,7 @@
 //!
 //! `pages` holds what `--help` says (goldens), `alone` the verbs that need nothing running, `served` a daemon with real
 //! processes from the first deploy to a rollback.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world has failed")]
 
 #[path = "surfaces/alone.rs"]
 mod alone;

@@ -16,15 +16,15 @@ use wade::plan::{ALL_STABLE, Plan, Split};
 use wade::spec::{TrafficMatch, Weight};
 
 /// When stories begin: a Monday morning.
-pub const START: &str = "2026-03-02T10:00:00Z";
+pub(crate) const START: &str = "2026-03-02T10:00:00Z";
 /// Instances at full size.
-pub const FULL: u32 = 4;
+pub(crate) const FULL: u32 = 4;
 const READY_AFTER: SignedDuration = SignedDuration::from_secs(2);
 const SMOKE_TAKES: SignedDuration = SignedDuration::from_secs(1);
 /// A story that has not ended then stands still.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
 
-pub fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     START.parse().expect("a literal timestamp")
 }
 
@@ -32,7 +32,7 @@ pub fn start() -> Timestamp {
 ///
 /// Each line is `MINUTES:SECONDS WORDS`; see [`Story::hear`] for the words. After the last line the story goes on until
 /// the release is over, or until the line `end`.
-pub fn tell(plan: &Plan, script: &str) -> String {
+pub(crate) fn tell(plan: &Plan, script: &str) -> String {
     let mut story = Story::new(plan.clone());
     let mut ended = false;
     for line in script.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -497,7 +497,7 @@ impl Story {
 }
 
 /// A verdict with nothing in it but what the engine looks at.
-pub fn verdict(call: Call, suspicious: bool, reason: String) -> Verdict {
+pub(crate) fn verdict(call: Call, suspicious: bool, reason: String) -> Verdict {
     Verdict {
         call,
         suspicious,
