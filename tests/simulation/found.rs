@@ -62,11 +62,11 @@ fn an_abort_works_while_the_record_cannot_be_written() {
     case.faults.happenings = vec![(case.start + SignedDuration::from_secs(15), asked(CommandKind::Abort))];
     let run = run(&case);
     assert_eq!(check(&run), []);
-    let back = run
+    let mut back = run
         .moments
         .iter()
         .filter(|moment| matches!(&moment.seen, Seen::World(truth) if truth.split == ALL_STABLE));
-    let after = back.last().expect("it went back").at.duration_since(case.start);
+    let after = back.next_back().expect("it went back").at.duration_since(case.start);
     assert!(
         after < SignedDuration::from_secs(40),
         "only {after:#} after the start, when the record was back"
@@ -132,11 +132,10 @@ fn a_release_does_not_end_while_somebody_else_sends_users_to_the_canary() {
     let undisturbed = run(&case);
     let restored = undisturbed.record.history.last().expect("it ended").at;
     // Between the last write and the look that ends it, and well before the rule's allowance for what is unseen.
-    let mut windows = Vec::new();
-    windows.push(from(&case, Fault::WritesRefused, 9, 30));
+    let windows = vec![from(&case, Fault::WritesRefused, 9, 30)];
     case.faults = Faults {
         windows,
-        happenings: vec![(restored, Happening::Meddle(split.clone()))],
+        happenings: vec![(restored, Happening::Meddle(split))],
     };
     let run = run(&case);
     assert_eq!(check(&run), []);

@@ -22,7 +22,7 @@ fn every_checker_catches_its_sabotage() {
 fn every_checker_has_a_sabotage() {
     let mut rules: Vec<_> = Sabotage::ALL.iter().map(|(_, rule)| *rule).collect();
     rules.sort();
-    let mut all: Vec<_> = wade::sim::check::all().iter().map(|checker| checker.name()).collect();
+    let mut all: Vec<_> = check::all().iter().map(|checker| checker.name()).collect();
     all.sort();
     assert_eq!(rules, all);
 }
