@@ -26,6 +26,7 @@
 //! # The outer ring: adapters that touch the world
 //! Imports point inwards only.
 //!
+//! * [`apiserver`]: a Kubernetes API server: requests, watches, objects as values.
 //! * [`signals`]: where the judge's increments come from (the proxy, the processes' `/metrics`, Prometheus).
 //! * [`platforms`]: what carries revisions; today one server with real processes behind Wade's own proxy.
 //! * [`smoke`]: the questions a new revision answers before it meets a user.
@@ -41,6 +42,7 @@
 //!
 //! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
 
+pub mod apiserver;
 pub mod cli;
 pub mod clock;
 pub mod controller;

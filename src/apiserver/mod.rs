@@ -1,0 +1,577 @@
+//! The Kubernetes API server: one handle, objects as JSON values.
+//!
+//! Why values and not typed structs: what Wade copies (a pod template) or puts back (a route's rules) has to come back
+//! whole, and a struct drops every field that is newer than itself. So requests are built as plain values by plain
+//! functions, which tests compare, and this module only carries them. kube does what it is good at: kubeconfig,
+//! credentials, TLS, watches that survive their connection.
+//!
+//! Every call bounds its own time ([`REQUEST_WITHIN`]) and every fault says verb, kind and name, and whether asking
+//! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
+
+pub mod error;
+pub mod kind;
+pub mod value;
+pub mod view;
+
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http::{Method, Request};
+use jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject};
+use kube::client::Body;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::{Value, json};
+
+pub use error::{ApiError, Fault};
+pub use kind::Kind;
+
+/// The longest a request may take; a watch is not one.
+pub const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// As which field manager Wade writes.
+pub const MANAGER: &str = "wade";
+/// The longest answer of a pod that is taken.
+const MOST_LOG: u32 = 16 * 1024;
+
+/// A handle on one namespace of one cluster; clones share the connection.
+#[derive(Clone)]
+pub struct ApiServer {
+    client: kube::Client,
+    namespace: String,
+    /// Inside the cluster: pods can be reached by their addresses.
+    inside: bool,
+    /// The server's address, for messages.
+    place: String,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ApiServer({}, namespace {})", self.place, self.namespace)
+    }
+}
+
+/// How to find the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// A kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's own account if not said.
+    pub kubeconfig: Option<std::path::PathBuf>,
+    /// A context of the kubeconfig; its current one if not said.
+    pub context: Option<String>,
+    /// The namespace; the context's own if not said.
+    pub namespace: Option<String>,
+    /// Act as this user (impersonation); mostly for tests of permissions.
+    pub token_file: Option<std::path::PathBuf>,
+}
+
+/// How an object is changed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Patch {
+    /// RFC 7386: objects are merged, `null` removes.
+    Merge(Value),
+    /// RFC 6902: a list of operations, all or none; `test` makes it conditional.
+    Json(Value),
+    /// Server-side apply with force, as this field manager.
+    Apply {
+        /// The object, whole as far as it is ours.
+        object: Value,
+        /// As whom.
+        manager: String,
+        /// Take fields over from others.
+        force: bool,
+    },
+}
+
+/// Which objects of a kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// A label selector.
+    pub labels: Option<String>,
+    /// A field selector.
+    pub fields: Option<String>,
+}
+
+impl Selection {
+    /// By labels.
+    pub fn labels(selector: impl Into<String>) -> Self {
+        Self {
+            labels: Some(selector.into()),
+            fields: None,
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Self {
+        Self {
+            labels: None,
+            fields: Some(format!("metadata.name={name}")),
+        }
+    }
+
+    /// By fields.
+    pub fn fields(selector: impl Into<String>) -> Self {
+        Self {
+            labels: None,
+            fields: Some(selector.into()),
+        }
+    }
+
+    fn query(&self) -> String {
+        let mut words = Vec::new();
+        for (key, value) in [("labelSelector", &self.labels), ("fieldSelector", &self.fields)] {
+            if let Some(value) = value {
+                words.push(format!("{key}={}", escaped(value)));
+            }
+        }
+        words.join("&")
+    }
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// Everything that there is now, whole; what is not in it is gone.
+    All(Vec<Value>),
+    /// One object, new or changed.
+    Object(Value),
+    /// One object that is gone.
+    Gone(Value),
+}
+
+impl ApiServer {
+    /// Finds the cluster and makes a handle; nothing is sent yet.
+    ///
+    /// # Errors
+    /// No kubeconfig and no account of a pod, or one that cannot be understood.
+    pub async fn connect(options: &ConnectOptions) -> Result<Self, ApiError> {
+        let broken = |error: &dyn std::error::Error| {
+            ApiError::other(
+                "connect to",
+                "the cluster",
+                Fault::Unreachable(format!(
+                    "{}; set KUBECONFIG, use --kubeconfig, or run where a pod's account is mounted",
+                    chain(error)
+                )),
+            )
+        };
+        let choice = KubeConfigOptions {
+            context: options.context.clone(),
+            ..KubeConfigOptions::default()
+        };
+        let explicit = options.kubeconfig.is_some() || options.context.is_some();
+        let (mut config, inside) = match &options.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|error| broken(&error))?;
+                let config = kube::Config::from_custom_kubeconfig(file, &choice).await;
+                (config.map_err(|error| broken(&error))?, false)
+            }
+            None => match kube::Config::from_kubeconfig(&choice).await {
+                Ok(config) => (config, false),
+                Err(error) if explicit => return Err(broken(&error)),
+                Err(outside) => match kube::Config::incluster() {
+                    Ok(config) => (config, true),
+                    // The kubeconfig is what a person means; the account is the other thing that was tried.
+                    Err(_) => return Err(broken(&outside)),
+                },
+            },
+        };
+        if let Some(path) = &options.token_file {
+            config.auth_info = kube::config::AuthInfo {
+                token_file: Some(path.display().to_string()),
+                ..kube::config::AuthInfo::default()
+            };
+        }
+        // A connection that is dead without a word must not look like a server that thinks.
+        config.connect_timeout = Some(REQUEST_WITHIN);
+        let namespace = options.namespace.clone().unwrap_or(config.default_namespace.clone());
+        let place = config.cluster_url.to_string();
+        let client = kube::Client::try_from(config).map_err(|error| broken(&error))?;
+        Ok(Self {
+            client,
+            namespace,
+            inside,
+            place,
+        })
+    }
+
+    /// A handle over a client that exists, for tests against a scripted server.
+    pub fn over(client: kube::Client, namespace: &str) -> Self {
+        Self {
+            client,
+            namespace: namespace.to_owned(),
+            inside: false,
+            place: "a test".to_owned(),
+        }
+    }
+
+    /// The namespace that everything happens in.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Whether pods can be reached by their addresses, because this runs in one.
+    pub fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// The server's address, for messages.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// When the credentials run out, where they say so.
+    pub fn valid_until(&self) -> Option<Timestamp> {
+        let until = self.client.valid_until().as_ref()?;
+        Timestamp::from_second(until.as_second()).ok()
+    }
+
+    /// One object; `None` if there is none.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted.
+    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<Value>, ApiError> {
+        let path = kind.path(&self.namespace, Some(name));
+        match self.ask(Method::GET, &path, None, "get", kind, name).await {
+            Ok(value) => Ok(Some(value)),
+            Err(ApiError {
+                fault: Fault::NotFound, ..
+            }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of a kind.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted; [`Fault::NotFound`] if the cluster does not know the kind.
+    pub async fn list(&self, kind: Kind, which: &Selection) -> Result<Vec<Value>, ApiError> {
+        let path = with_query(kind.path(&self.namespace, None), &which.query());
+        let mut list = self.ask(Method::GET, &path, None, "list", kind, "").await?;
+        let Value::Array(mut items) = list["items"].take() else {
+            return Ok(Vec::new());
+        };
+        for item in &mut items {
+            kind.stamp(item);
+        }
+        Ok(items)
+    }
+
+    /// Creates an object and returns it as stored.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`] and what the server refuses.
+    pub async fn create(&self, kind: Kind, object: &Value) -> Result<Value, ApiError> {
+        let name = value::name(object);
+        let path = with_query(kind.path(&self.namespace, None), &format!("fieldManager={MANAGER}"));
+        self.ask(
+            Method::POST,
+            &path,
+            Some(("application/json", object)),
+            "create",
+            kind,
+            name,
+        )
+        .await
+    }
+
+    /// Changes an object and returns it as stored.
+    ///
+    /// # Errors
+    /// [`Fault::Conflict`] if a precondition in it does not hold, and what the server refuses.
+    pub async fn patch(&self, kind: Kind, name: &str, patch: &Patch) -> Result<Value, ApiError> {
+        self.patch_at(kind, name, None, patch).await
+    }
+
+    /// As [`Self::patch`], of a subresource.
+    ///
+    /// # Errors
+    /// As [`Self::patch`].
+    pub async fn patch_at(&self, kind: Kind, name: &str, part: Option<&str>, patch: &Patch) -> Result<Value, ApiError> {
+        let mut path = kind.path(&self.namespace, Some(name));
+        if let Some(part) = part {
+            path = format!("{path}/{part}");
+        }
+        let (media, body, query) = match patch {
+            Patch::Merge(body) => ("application/merge-patch+json", body, format!("fieldManager={MANAGER}")),
+            Patch::Json(body) => ("application/json-patch+json", body, format!("fieldManager={MANAGER}")),
+            Patch::Apply { object, manager, force } => (
+                "application/apply-patch+yaml",
+                object,
+                format!("fieldManager={}&force={force}", escaped(manager)),
+            ),
+        };
+        self.ask(
+            Method::PATCH,
+            &with_query(path, &query),
+            Some((media, body)),
+            "patch",
+            kind,
+            name,
+        )
+        .await
+    }
+
+    /// Replaces an object whole, subject to its resourceVersion.
+    ///
+    /// # Errors
+    /// [`Fault::Conflict`] if it has changed since it was read.
+    pub async fn replace(&self, kind: Kind, name: &str, object: &Value) -> Result<Value, ApiError> {
+        let path = with_query(
+            kind.path(&self.namespace, Some(name)),
+            &format!("fieldManager={MANAGER}"),
+        );
+        self.ask(
+            Method::PUT,
+            &path,
+            Some(("application/json", object)),
+            "update",
+            kind,
+            name,
+        )
+        .await
+    }
+
+    /// Deletes an object, with what it owns in the background. One that is gone already, or another one of the same
+    /// name (`uid` given and different), is left alone.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted.
+    pub async fn delete(&self, kind: Kind, name: &str, uid: Option<&str>) -> Result<(), ApiError> {
+        let mut options = json!({ "propagationPolicy": "Background" });
+        if let Some(uid) = uid {
+            options["preconditions"] = json!({ "uid": uid });
+        }
+        let path = kind.path(&self.namespace, Some(name));
+        let asked = self
+            .ask(
+                Method::DELETE,
+                &path,
+                Some(("application/json", &options)),
+                "delete",
+                kind,
+                name,
+            )
+            .await;
+        match asked {
+            Ok(_) => Ok(()),
+            Err(ApiError {
+                fault: Fault::NotFound | Fault::Conflict(_),
+                ..
+            }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks the server a question that is posted (reviews of access); `path` is the whole path.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted.
+    pub async fn review(&self, path: &str, question: &Value) -> Result<Value, ApiError> {
+        let request = request(Method::POST, path, Some(("application/json", question)));
+        self.send(request)
+            .await
+            .map_err(|fault| ApiError::other("ask", path, fault))
+            .and_then(|text| parsed(&text).map_err(|fault| ApiError::other("ask", path, fault)))
+    }
+
+    /// The last lines of a container's output; of its run before the present one if `previous`.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted, nothing there.
+    pub async fn log(&self, pod: &str, container: &str, previous: bool, lines: u32) -> Result<String, ApiError> {
+        let path = format!(
+            "{}/log?container={}&previous={previous}&tailLines={lines}&limitBytes={MOST_LOG}",
+            Kind::Pod.path(&self.namespace, Some(pod)),
+            escaped(container)
+        );
+        let sent = self.send(request(Method::GET, &path, None)).await;
+        sent.map_err(|fault| ApiError {
+            verb: "get",
+            what: format!("the log of pod {pod}"),
+            needs: Some(("get".to_owned(), "pods/log".to_owned())),
+            fault,
+        })
+    }
+
+    /// Sends a request to a pod's port through the API server; `path` begins with `/`. The caller bounds the time.
+    ///
+    /// # Errors
+    /// As the server says; an answer of the pod is not an error, whatever its status.
+    pub async fn through_proxy(
+        &self,
+        pod: &str,
+        port: u16,
+        method: Method,
+        path: &str,
+        headers: &http::HeaderMap,
+        body: Vec<u8>,
+    ) -> Result<http::Response<Body>, ApiError> {
+        let uri = format!("{}:{port}/proxy{path}", Kind::Pod.path(&self.namespace, Some(pod)));
+        let fault = |fault| ApiError {
+            verb: "reach",
+            what: format!("port {port} of pod {pod} through the API server"),
+            needs: Some(("get".to_owned(), "pods/proxy".to_owned())),
+            fault,
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .body(Body::from(body))
+            .map_err(|error| fault(Fault::Invalid(error.to_string())))?;
+        *request.headers_mut() = headers.clone();
+        self.client
+            .send(request)
+            .await
+            .map_err(|error| fault(Fault::Unreachable(chain(&error))))
+    }
+
+    /// What there is of a kind, and every change of it from then on. It reconnects by itself; an error it yields is
+    /// news about the connection, not its end.
+    pub fn watch(&self, kind: Kind, which: &Selection) -> impl Stream<Item = Result<Seen, ApiError>> + Send + use<> {
+        let resource = ApiResource {
+            group: kind.group().to_owned(),
+            version: kind.version().to_owned(),
+            api_version: kind.api_version(),
+            kind: kind.name().to_owned(),
+            plural: kind.plural().to_owned(),
+        };
+        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let mut config = watcher::Config::default();
+        config.label_selector.clone_from(&which.labels);
+        config.field_selector.clone_from(&which.fields);
+        let mut all: Vec<Value> = Vec::new();
+        watcher(api, config)
+            .default_backoff()
+            .map_err(move |error| ApiError {
+                verb: "watch",
+                what: kind.plural().to_owned(),
+                needs: Some(("watch".to_owned(), kind.resource())),
+                fault: watch_fault(&error),
+            })
+            .filter_map(move |event| {
+                let seen = match event {
+                    Ok(watcher::Event::Init) => {
+                        all.clear();
+                        None
+                    }
+                    Ok(watcher::Event::InitApply(object)) => {
+                        all.push(plain(kind, &object));
+                        None
+                    }
+                    Ok(watcher::Event::InitDone) => Some(Ok(Seen::All(std::mem::take(&mut all)))),
+                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(plain(kind, &object)))),
+                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(plain(kind, &object)))),
+                    Err(error) => Some(Err(error)),
+                };
+                std::future::ready(seen)
+            })
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&str, &Value)>,
+        verb: &'static str,
+        kind: Kind,
+        name: &str,
+    ) -> Result<Value, ApiError> {
+        let failed = |fault| ApiError {
+            verb,
+            what: if name.is_empty() {
+                format!("{} in {}", kind.plural(), self.namespace)
+            } else {
+                format!("{} {name}", kind.word())
+            },
+            needs: Some((verb.to_owned(), kind.resource())),
+            fault,
+        };
+        let text = self.send(request(method, path, body)).await.map_err(failed)?;
+        parsed(&text).map_err(failed)
+    }
+
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<String, Fault> {
+        match tokio::time::timeout(REQUEST_WITHIN, self.client.request_text(request)).await {
+            Ok(Ok(text)) => Ok(text),
+            Ok(Err(error)) => Err(fault_of(&error)),
+            Err(_) => Err(Fault::Unreachable(format!(
+                "{} did not answer within {} s",
+                self.place,
+                REQUEST_WITHIN.as_secs()
+            ))),
+        }
+    }
+}
+
+fn request(method: Method, path: &str, body: Option<(&str, &Value)>) -> Request<Vec<u8>> {
+    let builder = Request::builder().method(method).uri(path);
+    let built = match body {
+        Some((media, value)) => builder
+            .header(http::header::CONTENT_TYPE, media)
+            .body(value.to_string().into_bytes()),
+        None => builder.body(Vec::new()),
+    };
+    built.expect("names of objects are checked by the server, and everything else is ours or escaped")
+}
+
+fn with_query(path: String, query: &str) -> String {
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}?{query}")
+    }
+}
+
+/// A word as part of a query.
+fn escaped(word: &str) -> String {
+    let mut out = String::with_capacity(word.len());
+    for byte in word.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+fn parsed(text: &str) -> Result<Value, Fault> {
+    serde_json::from_str(text).map_err(|error| Fault::Invalid(format!("the answer is no JSON: {error}")))
+}
+
+fn plain(kind: Kind, object: &DynamicObject) -> Value {
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    kind.stamp(&mut value);
+    value
+}
+
+fn fault_of(error: &kube::Error) -> Fault {
+    match error {
+        kube::Error::Api(status) => Fault::of_status(status.code, &status.reason, &status.message),
+        kube::Error::SerdeError(error) => Fault::Invalid(error.to_string()),
+        other => Fault::Unreachable(chain(other)),
+    }
+}
+
+fn watch_fault(error: &watcher::Error) -> Fault {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => fault_of(error),
+        watcher::Error::WatchError(status) => Fault::of_status(status.code, &status.reason, &status.message),
+        watcher::Error::NoResourceVersion => Fault::Invalid("the answer has no resourceVersion".to_owned()),
+    }
+}
+
+/// An error with its causes, the innermost last.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let words = inner.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        cause = inner.source();
+    }
+    text
+}

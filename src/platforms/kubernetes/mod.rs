@@ -1,0 +1,31 @@
+//! Kubernetes: a plain Deployment released step by step, with nothing installed in the cluster.
+//!
+//! The idea, in the order in which it happens (DESIGN.md section 5 has what was seen on a real node):
+//!
+//! 1. *Hold*: one patch pauses the Deployment and gives it the new template. Stable's ReplicaSet serves on, untouched.
+//! 2. *Canary*: a ReplicaSet of our own with exactly that template. It is owned by this release's *anchor* (the Service
+//!    `app-canary`), never by the record, so nothing that Wade forgets can take pods away.
+//! 3. *Isolation*: until its first weight the canary gets no traffic by accident: its pods are born with another value of
+//!    a label that every Service selects by, or every Service is pinned to stable's hash.
+//! 4. *Shift*: the weights of the user's own HTTPRoute; without a route, the number of pods that carry the label.
+//! 5. *Hand over*: the ReplicaSet is given to the Deployment as its own: the pods that were judged are those that serve.
+//! 6. *The way back* at any point before: weight, isolation, canary, template, in this order.
+//!
+//! What this module does not do: decide. It observes ([`adapter`]), compares with what should hold and writes the
+//! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
+//! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
+
+pub mod release;
+
+pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
+
+/// On the Deployment while a release runs: a [`release::Held`] as JSON. Removing it by hand tells Wade to let go.
+pub const RELEASE: &str = "wade.dev/release";
+/// On everything Wade writes while a release runs: the holder's epoch. A holder with a lower one stops.
+pub const EPOCH: &str = "wade.dev/epoch";
+/// Label of everything Wade creates: the rollout's name.
+pub const ROLLOUT: &str = "wade.dev/rollout";
+/// The label by which a ReplicaSet tells its pods from others'.
+pub const HASH: &str = "pod-template-hash";
+/// On a ReplicaSet: the Deployment's revision number it carries.
+pub const REVISION: &str = "deployment.kubernetes.io/revision";
