@@ -55,6 +55,9 @@ pub struct SmokeTarget {
     pub name: String,
     /// Where it listens.
     pub address: SocketAddr,
+    /// What every path begins with there; empty where the instance itself listens. A detour (through a cluster's API
+    /// server, say) has its secret here, so that nobody else on the machine can take it.
+    pub prefix: String,
 }
 
 /// Runs all smoke tests against `targets` and says in one sentence how they ended.
@@ -186,9 +189,13 @@ impl Run<'_> {
 
     async fn once(&self, test: &SmokeTest, target: &SmokeTarget, limit: Limit) -> Result<(), Failure> {
         match test {
-            SmokeTest::Http(test) => http::ask(test, target.address, limit, self.client).await,
+            SmokeTest::Http(test) => http::ask(test, target, limit, self.client).await,
+            SmokeTest::Grpc(_) if !target.prefix.is_empty() => Err(Failure::Test(
+                "gRPC cannot be asked through the API server's proxy; run Wade in the cluster (--in-cluster)"
+                    .to_owned(),
+            )),
             SmokeTest::Grpc(test) => grpc::ask(test, target.address, limit).await,
-            SmokeTest::Command(test) => command::execute(test, target.address, limit, self.env).await,
+            SmokeTest::Command(test) => command::execute(test, target, limit, self.env).await,
         }
     }
 

@@ -18,7 +18,7 @@ use super::render::{Context, Line, Timeline, Tone};
 use super::screen::Screen;
 use crate::controller::Notice;
 use crate::daemon::api::{CommandRequest, Problem, ProblemKind};
-use crate::daemon::client::{Client, Events};
+use crate::daemon::client::{Client, Notices};
 use crate::engine::{CommandKind, Event, Outcome, Phase, TrafficOn};
 use crate::spec::Span;
 use crate::store::ReleaseKey;
@@ -264,7 +264,7 @@ impl Follower<'_> {
     }
 
     /// Listens again from where the telling stopped. A release that ended meanwhile is told to its end.
-    async fn reconnect(&mut self) -> Result<Events, Failure> {
+    async fn reconnect(&mut self) -> Result<Box<dyn Notices>, Failure> {
         let mut said = false;
         let looking = async {
             loop {

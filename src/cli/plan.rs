@@ -56,6 +56,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         lane,
         stable_unfit: None,
         requests_per_second: args.rps,
+        found: None,
     };
     let (rollout, resolved) = (&read.rollout, &read.resolved);
     let plan = lower(

@@ -556,6 +556,7 @@ fn no_data(sample: &Sample, plan: &Plan, stage: usize) -> Option<(NoData, String
                 "the canary should have traffic and shows none".to_owned(),
             ),
         }),
+        Condition::Unmeasured { reason } => Some((NoData::Unmeasured, reason.clone())),
         Condition::BothSilent if stage.kind == StageKind::Preview => None,
         Condition::BothSilent => Some((NoData::BothSilent, "no requests on either revision".to_owned())),
     }

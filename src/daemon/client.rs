@@ -1,7 +1,12 @@
-//! The other end of the API: what the command line speaks to the daemon with.
+//! The other end of the API: what the command line speaks to whoever carries releases with.
+//!
+//! [`Door`] is what can be asked; a daemon answers through its socket or HTTP ([`Client::socket`], [`Client::http`]), and
+//! a cluster in which nothing is installed through its own objects (see `cluster`). A verb cannot tell them apart.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use reqwest::{Method, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,22 +17,67 @@ use super::api::{
 use crate::controller::Notice;
 use crate::store::{ReleaseKey, ReleaseRecord};
 
+/// What can be asked of whoever carries releases.
+#[async_trait]
+pub trait Door: Send + Sync {
+    /// Every service.
+    async fn rollouts(&self) -> Result<Vec<RolloutView>, Problem>;
+    /// One service.
+    async fn rollout(&self, name: &str) -> Result<RolloutView, Problem>;
+    /// Asks for a release.
+    async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem>;
+    /// The plan that such a release would have, as text; nothing is touched.
+    async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem>;
+    /// Asks something of the release that runs.
+    async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem>;
+    /// The releases that are kept, newest first.
+    async fn releases(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem>;
+    /// The whole record of a release.
+    async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem>;
+    /// Follows a release from entry `from` (1 is the first) to its end.
+    async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem>;
+}
+
+/// Notices of one release as they come.
+#[async_trait]
+pub trait Notices: Send {
+    /// The next one; `None` when the release is over or its carrier is gone.
+    async fn next(&mut self) -> Result<Option<Notice>, Problem>;
+}
+
+/// A way to ask whoever carries releases; clones share it.
+#[derive(Clone)]
+pub struct Client {
+    door: Arc<dyn Door>,
+    /// The release goes on without the caller.
+    carried: bool,
+}
+
 /// A daemon, reached through its socket or over HTTP.
 #[derive(Clone, Debug)]
-pub struct Client {
+struct Daemon {
     http: reqwest::Client,
     base: String,
     token: Option<String>,
     place: String,
 }
 
-/// Notices of one release as they come.
-pub struct Events {
+struct Lines {
     response: reqwest::Response,
     buffer: Vec<u8>,
 }
 
 impl Client {
+    /// A client over a door of another kind. `carried` is whether releases go on without the caller.
+    pub fn over(door: Arc<dyn Door>, carried: bool) -> Self {
+        Self { door, carried }
+    }
+
+    /// Whether releases go on without the caller.
+    pub fn is_carried(&self) -> bool {
+        self.carried
+    }
+
     /// A client for the daemon that listens on `socket`.
     ///
     /// # Errors
@@ -43,12 +93,13 @@ impl Client {
             .unix_socket(PathBuf::from(socket))
             .build()
             .map_err(|error| unavailable(error.to_string()))?;
-        Ok(Self {
+        let daemon = Daemon {
             http,
             base: "http://wade".to_owned(),
             token: None,
             place: socket.display().to_string(),
-        })
+        };
+        Ok(Self::over(Arc::new(daemon), true))
     }
 
     /// A client for a daemon that serves HTTP at `url`, `http://127.0.0.1:7711`.
@@ -59,36 +110,36 @@ impl Client {
         let http = crate::signals::http::builder()
             .build()
             .map_err(|error| unavailable(error.to_string()))?;
-        Ok(Self {
+        let daemon = Daemon {
             http,
             base: url.trim_end_matches('/').to_owned(),
             token: Some(token),
             place: url.to_owned(),
-        })
+        };
+        Ok(Self::over(Arc::new(daemon), true))
     }
+}
 
-    /// Every service.
-    ///
-    /// # Errors
-    /// The daemon's [`Problem`], or that it cannot be reached.
-    pub async fn rollouts(&self) -> Result<Vec<RolloutView>, Problem> {
+impl std::ops::Deref for Client {
+    type Target = dyn Door;
+
+    fn deref(&self) -> &Self::Target {
+        self.door.as_ref()
+    }
+}
+
+#[async_trait]
+impl Door for Daemon {
+    async fn rollouts(&self) -> Result<Vec<RolloutView>, Problem> {
         self.call(Method::GET, "/v1/rollouts", None::<&()>).await
     }
 
-    /// One service.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn rollout(&self, name: &str) -> Result<RolloutView, Problem> {
+    async fn rollout(&self, name: &str) -> Result<RolloutView, Problem> {
         self.call(Method::GET, &format!("/v1/rollouts/{}", segment(name)?), None::<&()>)
             .await
     }
 
-    /// Asks for a release.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
+    async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
         self.call(
             Method::POST,
             &format!("/v1/rollouts/{}/releases", segment(name)?),
@@ -97,11 +148,7 @@ impl Client {
         .await
     }
 
-    /// The plan that such a release would have, as text; nothing is touched.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
+    async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
         let response = self
             .send(
                 Method::POST,
@@ -112,11 +159,7 @@ impl Client {
         response.text().await.map_err(|error| self.lost(&error))
     }
 
-    /// Asks something of the release that runs.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem> {
+    async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem> {
         self.call(
             Method::POST,
             &format!("/v1/rollouts/{}/commands", segment(name)?),
@@ -125,11 +168,7 @@ impl Client {
         .await
     }
 
-    /// The releases that are kept, newest first.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn releases(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
+    async fn releases(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
         self.call(
             Method::GET,
             &format!("/v1/rollouts/{}/releases", segment(name)?),
@@ -138,11 +177,7 @@ impl Client {
         .await
     }
 
-    /// The whole record of a release.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {
+    async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {
         self.call(
             Method::GET,
             &format!("/v1/rollouts/{}/releases/{}", segment(&key.rollout)?, key.number),
@@ -151,23 +186,21 @@ impl Client {
         .await
     }
 
-    /// Follows a release from entry `from` (1 is the first) to its end.
-    ///
-    /// # Errors
-    /// As [`Self::rollouts`].
-    pub async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Events, Problem> {
+    async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem> {
         let path = format!(
             "/v1/rollouts/{}/releases/{}/events?from={from}",
             segment(&key.rollout)?,
             key.number
         );
         let response = self.send(Method::GET, &path, None::<&()>).await?;
-        Ok(Events {
+        Ok(Box::new(Lines {
             response,
             buffer: Vec::new(),
-        })
+        }))
     }
+}
 
+impl Daemon {
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -229,12 +262,9 @@ impl Client {
     }
 }
 
-impl Events {
-    /// The next notice; `None` when the release is over or the daemon is gone.
-    ///
-    /// # Errors
-    /// When the connection breaks off: the release goes on, following it again is harmless.
-    pub async fn next(&mut self) -> Result<Option<Notice>, Problem> {
+#[async_trait]
+impl Notices for Lines {
+    async fn next(&mut self) -> Result<Option<Notice>, Problem> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

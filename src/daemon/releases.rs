@@ -291,6 +291,7 @@ impl Daemon {
             lane,
             stable_unfit: unfit,
             requests_per_second: managed.rate(),
+            found: None,
         };
         let resolved = &usable.resolved;
         let mut plan = lower(

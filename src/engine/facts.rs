@@ -47,6 +47,20 @@ pub struct World {
     pub smoke: Option<SmokeReport>,
     /// Nothing of the release is left on the platform: hold lifted, template and router as before.
     pub restored: bool,
+    /// Somebody else has taken the workload into their own hands in mid-release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interference: Option<Interference>,
+}
+
+/// What somebody else did to the workload while a release was running on it. Going on would be a fight, or would hand
+/// over something that nobody has judged; so the release goes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interference {
+    /// They wrote another revision: this release is superseded by it.
+    pub newer: bool,
+    /// One sentence: who, what, and what follows for them.
+    pub message: String,
 }
 
 /// One revision's instances.
@@ -106,14 +120,14 @@ pub enum Reading {
     },
     /// Nothing could be measured: never a verdict.
     NoData {
-        /// Which of the three kinds.
+        /// Which kind.
         kind: NoData,
         /// What was tried and what came back.
         detail: String,
     },
 }
 
-/// The three kinds of no data.
+/// The kinds of no data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum NoData {
@@ -123,6 +137,8 @@ pub enum NoData {
     CanarySilent,
     /// Neither side has traffic.
     BothSilent,
+    /// There is nothing to measure by: no metrics are shown and no server is named.
+    Unmeasured,
 }
 
 impl std::fmt::Display for NoData {
@@ -131,6 +147,7 @@ impl std::fmt::Display for NoData {
             Self::SourceDown => "the source of measurements is down",
             Self::CanarySilent => "the canary is silent while stable has traffic",
             Self::BothSilent => "neither revision has traffic",
+            Self::Unmeasured => "nothing can be measured",
         })
     }
 }

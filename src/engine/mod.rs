@@ -30,6 +30,6 @@ mod tests;
 pub use command::{Actor, Command, CommandKind};
 pub use decide::{Decision, decide};
 pub use desired::{Action, desired};
-pub use facts::{Diagnosis, Facts, NoData, Presence, Reading, RouteFact, SmokeReport, World};
+pub use facts::{Diagnosis, Facts, Interference, NoData, Presence, Reading, RouteFact, SmokeReport, World};
 pub use moves::{IllegalMove, apply, replay};
 pub use state::{Cause, Entry, Event, HandOver, Outcome, Phase, Proof, Retreat, Return, State, TrafficOn};

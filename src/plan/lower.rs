@@ -5,8 +5,8 @@ use crate::judge::config::{
     Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig, Tripwire,
 };
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, Mode, NoDataAction, NoDataRule,
-    OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy,
+    Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode, NoDataAction,
+    NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy,
     StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
@@ -19,6 +19,21 @@ pub struct Circumstances {
     pub stable_unfit: Option<String>,
     /// Requests per second lately on the whole service; `None` if nobody knows.
     pub requests_per_second: Option<f64>,
+    /// What was found where the workload lives, where that is not written in the rollout.
+    pub found: Option<Found>,
+}
+
+/// What was found where the workload lives (Kubernetes), instead of being written in the rollout.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Requests come in by HTTP or gRPC.
+    pub takes_requests: bool,
+    /// There is no router: the share of instances is the split.
+    pub by_instances: bool,
+    /// Instances at full size.
+    pub instances: u32,
+    /// Where instances show metrics.
+    pub metrics: Option<MetricsEndpoint>,
 }
 
 impl Default for Circumstances {
@@ -27,6 +42,7 @@ impl Default for Circumstances {
             lane: Lane::Normal,
             stable_unfit: None,
             requests_per_second: None,
+            found: None,
         }
     }
 }
@@ -53,7 +69,13 @@ pub fn lower(
         .and_then(|rule| rule.min_stage)
         .unwrap_or(Span::secs(60));
     let context = Context { min_stage, gate_within };
-    let has_http = spec.traffic.is_some();
+    let found = around.found.as_ref();
+    let has_http = found.map_or(spec.traffic.is_some(), |found| found.takes_requests);
+    let full = match (&spec.workload, found) {
+        (_, Some(found)) => found.instances,
+        (Workload::Process(process), None) => process.instances.unwrap_or(1),
+        (Workload::Deployment(_), None) => 1,
+    };
     let named = match &spec.strategy {
         StrategyChoice::Named(named) => named.name.clone(),
         StrategyChoice::Inline(_) => "inline".to_owned(),
@@ -69,7 +91,7 @@ pub fn lower(
         Lane::Rollback => context.rollback(strategy),
         Lane::Normal if quiet && plain && has_http => context.quiet(),
         Lane::Normal => match strategy {
-            Strategy::Canary(canary) if !has_http => context.without_http(&spec.workload, canary),
+            Strategy::Canary(canary) if !has_http => context.without_http(full, canary),
             Strategy::Canary(canary) => context.canary(canary),
             Strategy::BlueGreen(blue_green) => context.blue_green(blue_green),
             Strategy::Ab(ab) => context.ab(ab),
@@ -88,6 +110,9 @@ pub fn lower(
         }
     }
     link_weights(&mut stages);
+    if found.is_some_and(|found| found.by_instances) {
+        stages.iter_mut().for_each(share_by_instances);
+    }
 
     let comparison = match (&around.lane, &around.stable_unfit) {
         (Lane::Emergency { .. }, _) => Comparison::LimitsOnly {
@@ -111,6 +136,13 @@ pub fn lower(
         Workload::Process(process) => process.drain.unwrap_or(DEFAULT_DRAIN),
         Workload::Deployment(_) => Span::secs(30),
     };
+    let mut measure = measure(analysis, &spec.workload);
+    if let (None, Some(metrics)) = (&measure.source, found.and_then(|found| found.metrics.as_ref())) {
+        measure.source = Some(Source::Scrape(ScrapeSource {
+            path: metrics.path.clone(),
+            every: None,
+        }));
+    }
     let mut plan = Plan {
         rollout: name.to_owned(),
         strategy: named,
@@ -131,13 +163,13 @@ pub fn lower(
         confirm_within: CONFIRM_WITHIN,
         gate_within,
         release_within: Span::secs(0),
-        look: analysis.look.unwrap_or(if analysis.source.is_none() {
-            Span::secs(2)
-        } else {
-            Span::secs(5)
+        look: analysis.look.unwrap_or(match &measure.source {
+            Some(Source::Prometheus(_)) => Span::secs(5),
+            Some(Source::Scrape(_)) => Span::secs(1),
+            None => Span::secs(2),
         }),
         history: history_plan(analysis),
-        measure: measure(analysis, &spec.workload),
+        measure,
         // Who only watches has nobody to ask and nothing to take back; and a way out of trouble, asked for by a person,
         // must not wait for proof or end where it began because a metrics server is down.
         on_undecided: if way_out || spec.mode == Mode::Observe {
@@ -273,11 +305,7 @@ impl Context {
 
     /// Work that does not come as HTTP: one instance first, then everybody. Weights mean nothing there; a gate still
     /// stands before the first stage with at least as much as what it was written before.
-    fn without_http(&self, workload: &Workload, canary: &Canary) -> Vec<Stage> {
-        let instances = match workload {
-            Workload::Process(process) => process.instances.unwrap_or(1),
-            Workload::Deployment(_) => 1,
-        };
+    fn without_http(&self, instances: u32, canary: &Canary) -> Vec<Stage> {
         let share = Weight::from_permille((1000 / instances.max(2)) as u16).expect("at most half");
         let mut stages = vec![
             self.judged(Split::weight(share), Some(Span::secs(600)), Span::secs(600)),
@@ -387,6 +415,18 @@ impl Context {
             next_weight: Weight::FULL,
         }
     }
+}
+
+/// Without a router a weight of `w` takes `w / (1 - w)` as many instances as stable has.
+fn share_by_instances(stage: &mut Stage) {
+    let weight = stage.split.weight;
+    if weight.is_zero() || weight.is_full() {
+        return;
+    }
+    let (share, rest) = (u32::from(weight.permille()), u32::from(weight.rest().permille()));
+    let needed = (share * 1000).div_ceil(rest).min(1000);
+    let needed = Weight::from_permille(u16::try_from(needed).unwrap_or(1000)).unwrap_or(Weight::FULL);
+    stage.capacity = stage.capacity.max(needed);
 }
 
 fn bake_stage(time: Span) -> Stage {

@@ -21,7 +21,7 @@ use crate::spec::{
     MetricSpec, Mode, NoDataRule, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch, Weight, Windows,
 };
 
-pub use lower::{Circumstances, LIMIT, history_plan, judge_config, lower, measure};
+pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
 pub use text::{Outlook, render};
 
 /// One release's way, with nothing left to look up.

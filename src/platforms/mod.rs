@@ -6,6 +6,7 @@
 
 pub mod kubernetes;
 pub mod local;
+pub mod smoking;
 
 use async_trait::async_trait;
 

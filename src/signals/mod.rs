@@ -11,7 +11,7 @@
 //!
 //! Reading order: [`exposition`] (text to points), [`families`] (points to requests, errors, latency), [`series`]
 //! (counters to increments), [`tally`] (increments to one sample), [`presence`] (who is silent), then the sources:
-//! [`scrape`], [`prometheus`], [`router`], and [`merge`] to use two at once.
+//! [`scrape`], [`prometheus`], [`router`], [`mod@source`] (from a rollout's words), and [`merge`] to use two at once.
 
 pub mod exposition;
 pub mod families;
@@ -22,6 +22,7 @@ pub mod prometheus;
 pub mod router;
 pub mod scrape;
 pub mod series;
+pub mod source;
 pub mod tally;
 
 #[cfg(test)]
@@ -170,6 +171,11 @@ pub enum Condition {
     CanarySilent,
     /// Neither side has traffic.
     BothSilent,
+    /// There is nothing to measure by.
+    Unmeasured {
+        /// Why, and what would change it.
+        reason: String,
+    },
 }
 
 /// What one pod did since the last call.

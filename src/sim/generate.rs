@@ -114,6 +114,7 @@ fn plan(chance: &mut Chance, full: u32, rps: f64) -> (Plan, Option<bool>) {
         lane,
         stable_unfit: chance.happens(0.05).then(|| "stable fails itself".to_owned()),
         requests_per_second: chance.happens(0.5).then_some(rps),
+        found: None,
     };
     let mut plan = lower(
         &rollout.metadata.name,

@@ -307,6 +307,7 @@ pub fn case(rollout: &Rollout, scenario: &Scenario) -> Result<Case, spec::Faults
         lane,
         stable_unfit: None,
         requests_per_second: Some(scenario.traffic.rps),
+        found: None,
     };
     let plan = lower(
         &rollout.metadata.name,

@@ -376,6 +376,7 @@ impl World {
                 .to_owned(),
             }),
             restored: !self.held,
+            interference: None,
         }
     }
 

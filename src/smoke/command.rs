@@ -5,7 +5,6 @@
 //! holds its output. What has left the process group *and* let go of the output escapes.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use super::text::{EXCERPT, quoted};
-use super::{Failure, Limit};
+use super::{Failure, Limit, SmokeTarget};
 use crate::spec::CommandSmoke;
 
 /// What a command inherits of Wade's own environment; the rest may hold Wade's own secrets.
@@ -30,7 +29,7 @@ const AFTERGLOW: Duration = Duration::from_millis(200);
 /// One try: runs the command once and expects it to end with 0.
 pub(super) async fn execute(
     test: &CommandSmoke,
-    address: SocketAddr,
+    target: &SmokeTarget,
     limit: Limit,
     env: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
@@ -48,7 +47,7 @@ pub(super) async fn execute(
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
         .envs(env)
-        .env("WADE_URL", format!("http://{address}"))
+        .env("WADE_URL", format!("http://{}{}", target.address, target.prefix))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -2,7 +2,6 @@
 //!
 //! [`ask`] does the talking, [`fault`] the judging: it is a plain function of the test and the answer.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -11,7 +10,7 @@ use serde_json::Value;
 use serde_json_path::JsonPath;
 
 use super::text::{EXCERPT, quoted, root_cause, rounded};
-use super::{Failure, Limit};
+use super::{Failure, Limit, SmokeTarget};
 use crate::clock::stopwatch;
 use crate::spec::HttpSmoke;
 
@@ -62,11 +61,11 @@ struct Answer {
 /// One try: sends the request, reads at most 1 MiB of the answer and compares it with what the test expects.
 pub(super) async fn ask(
     test: &HttpSmoke,
-    address: SocketAddr,
+    target: &SmokeTarget,
     limit: Limit,
     client: &reqwest::Client,
 ) -> Result<(), Failure> {
-    let request = request(test, address, client).map_err(Failure::Test)?;
+    let request = request(test, target, client).map_err(Failure::Test)?;
     match tokio::time::timeout(limit.time, exchange(request, client)).await {
         Ok(answer) => fault(test, &answer?),
         Err(_) => Err(Failure::answer(match test.within {
@@ -76,7 +75,7 @@ pub(super) async fn ask(
     }
 }
 
-fn request(test: &HttpSmoke, address: SocketAddr, client: &reqwest::Client) -> Result<reqwest::Request, String> {
+fn request(test: &HttpSmoke, target: &SmokeTarget, client: &reqwest::Client) -> Result<reqwest::Request, String> {
     // Without the slash, `@host` or `:80` at the start of the path would choose another server.
     if !test.http.starts_with('/') {
         return Err(format!(
@@ -91,7 +90,10 @@ fn request(test: &HttpSmoke, address: SocketAddr, client: &reqwest::Client) -> R
             quoted(method, EXCERPT)
         )
     })?;
-    let mut builder = client.request(method, format!("http://{address}{}", test.http));
+    let mut builder = client.request(
+        method,
+        format!("http://{}{}{}", target.address, target.prefix, test.http),
+    );
     for (name, value) in &test.headers {
         builder = builder.header(header_name(name)?, header_value(name, value)?);
     }

@@ -22,6 +22,7 @@ async fn serve(name: &str, router: Router) -> SmokeTarget {
     SmokeTarget {
         name: name.to_owned(),
         address,
+        prefix: String::new(),
     }
 }
 
@@ -31,6 +32,7 @@ async fn nobody(name: &str) -> SmokeTarget {
     SmokeTarget {
         name: name.to_owned(),
         address: listener.local_addr().unwrap(),
+        prefix: String::new(),
     }
 }
 
@@ -247,6 +249,7 @@ async fn grpc_health_is_asked_by_service_name() {
     let targets = [SmokeTarget {
         name: "hello-1".to_owned(),
         address: listener.local_addr().unwrap(),
+        prefix: String::new(),
     }];
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {

@@ -300,6 +300,7 @@ impl Story {
                     },
                 }),
             restored: self.restored,
+            interference: None,
         };
         Facts {
             suspicion: None,

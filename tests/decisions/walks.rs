@@ -165,6 +165,7 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
             summary: "smoke".to_owned(),
         }),
         restored: draw.restored,
+        interference: None,
     };
     let stage = state.phase.stage().or(state.split_of).unwrap_or(0);
     let says = |call, suspicious| {

@@ -21,6 +21,7 @@ impl Case<'_> {
             return self.superseded().or_else(|| self.pause_over());
         }
         self.superseded()
+            .or_else(|| self.interfered())
             .or_else(|| self.broken())
             .or_else(|| self.failed())
             .or_else(|| self.blind())
@@ -51,6 +52,16 @@ impl Case<'_> {
             .as_deref()
             .filter(|_| self.plan.on_new_revision == OnNewRevision::Supersede)?;
         back(Outcome::Superseded, format!("superseded by {newer}"))
+    }
+
+    fn interfered(&self) -> Option<Step> {
+        let interference = self.facts.world.as_ref()?.interference.as_ref()?;
+        let outcome = if interference.newer {
+            Outcome::Superseded
+        } else {
+            self.unfinished()
+        };
+        back(outcome, interference.message.clone())
     }
 
     fn broken(&self) -> Option<Step> {
@@ -167,7 +178,7 @@ impl Case<'_> {
         match kind {
             NoData::SourceDown => self.plan.no_data.source_down,
             NoData::CanarySilent => self.plan.no_data.canary_silent,
-            NoData::BothSilent => self.plan.no_data.both_silent,
+            NoData::BothSilent | NoData::Unmeasured => self.plan.no_data.both_silent,
         }
     }
 

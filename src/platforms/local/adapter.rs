@@ -1,18 +1,16 @@
 //! The local platform as one release's controller drives it.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use super::service::{Running, Service};
-use crate::clock::stopwatch;
 use crate::engine::desired::instances;
-use crate::engine::{Action, RouteFact, SmokeReport, World};
+use crate::engine::{Action, RouteFact, World};
 use crate::plan::{ALL_STABLE, SmokePlan};
+use crate::platforms::smoking::SmokeRuns;
 use crate::platforms::{Platform, PlatformError};
-use crate::smoke::{self, SmokeTarget};
-use crate::spec::Span;
+use crate::smoke::SmokeTarget;
 
 /// One release on a local service.
 ///
@@ -24,40 +22,7 @@ pub struct LocalPlatform {
     stable: Option<Running>,
     smoke_plan: SmokePlan,
     client: reqwest::Client,
-    smoke: Arc<Mutex<Smoke>>,
-}
-
-#[derive(Debug, Default)]
-enum Smoke {
-    #[default]
-    NotStarted,
-    Running {
-        /// What the run before said, while it is being repeated.
-        before: Option<SmokeReport>,
-    },
-    Done {
-        report: SmokeReport,
-        at: Instant,
-    },
-}
-
-impl Smoke {
-    fn report(&self) -> Option<&SmokeReport> {
-        match self {
-            Self::NotStarted => None,
-            Self::Running { before } => before.as_ref(),
-            Self::Done { report, .. } => Some(report),
-        }
-    }
-
-    /// Whether a run is due: none has been made, or the plan wants it again.
-    fn is_due(&self, again: Option<Span>) -> bool {
-        match self {
-            Self::NotStarted => true,
-            Self::Running { .. } => false,
-            Self::Done { at, .. } => again.is_some_and(|again| at.elapsed() >= again.0),
-        }
-    }
+    smoke: SmokeRuns,
 }
 
 impl LocalPlatform {
@@ -75,7 +40,7 @@ impl LocalPlatform {
             stable,
             smoke_plan,
             client,
-            smoke: Arc::default(),
+            smoke: SmokeRuns::default(),
         }
     }
 
@@ -87,34 +52,19 @@ impl LocalPlatform {
     }
 
     fn start_smoke(&self) {
-        let mut smoke = self.smoke.lock().unwrap_or_else(PoisonError::into_inner);
-        if !smoke.is_due(self.smoke_plan.again) {
-            return;
-        }
         let targets: Vec<SmokeTarget> = self
             .service
             .ready_instances(&self.canary.id)
             .into_iter()
-            .map(|(name, address)| SmokeTarget { name, address })
+            .map(|(name, address)| SmokeTarget {
+                name,
+                address,
+                prefix: String::new(),
+            })
             .collect();
-        let before = smoke.report().cloned();
-        // They were all ready once, or nobody would ask. After a restart of the daemon that has to be seen again:
-        // testing nobody would reject a version that nothing is known against.
         let wanted = self.service.sides().canary.map_or(1, |canary| canary.wanted);
-        if before.is_none() && (targets.len() as u64) < u64::from(wanted) {
-            return;
-        }
-        *smoke = Smoke::Running { before };
-        let (plan, client, shared) = (self.smoke_plan.clone(), self.client.clone(), Arc::clone(&self.smoke));
-        let wake = Arc::clone(&self.service.wake);
-        tokio::spawn(async move {
-            let report = smoke::run(&plan, &targets, &Default::default(), &client).await;
-            *shared.lock().unwrap_or_else(PoisonError::into_inner) = Smoke::Done {
-                report,
-                at: stopwatch(),
-            };
-            wake.notify_one();
-        });
+        self.smoke
+            .begin(&self.smoke_plan, targets, wanted, &self.client, &self.service.wake);
     }
 }
 
@@ -146,12 +96,6 @@ impl Platform for LocalPlatform {
         } else {
             canary.exists == 0 && split == ALL_STABLE
         };
-        let smoke = self
-            .smoke
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .report()
-            .cloned();
         Ok(World {
             canary,
             stable,
@@ -160,8 +104,9 @@ impl Platform for LocalPlatform {
                 conflict: None,
             },
             adopted,
-            smoke,
+            smoke: self.smoke.report(),
             restored,
+            interference: None,
         })
     }
 

@@ -72,7 +72,7 @@ impl Checker for NeverRaisedInDoubt {
                 Some(Condition::BothSilent) if preview => continue,
                 Some(Condition::SourceDown { .. }) => plan.no_data.source_down,
                 Some(Condition::CanarySilent) => plan.no_data.canary_silent,
-                Some(Condition::BothSilent) => plan.no_data.both_silent,
+                Some(Condition::BothSilent | Condition::Unmeasured { .. }) => plan.no_data.both_silent,
             };
             if rule.action != NoDataAction::Advance || turn.entry.event == (Event::StageEnded { proof: Proof::Passed })
             {

@@ -1,0 +1,370 @@
+//! From watched objects to what the engine knows: instances, split, adoption, what is left, who interferes.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::release::{Release, RouteKind};
+use super::route::{self, Observed};
+use super::{HASH, REVISION, managers, share, workload};
+use crate::apiserver::Kind;
+use crate::apiserver::value::{annotation, condition, controller, count, flag, label, list, text, uid};
+use crate::apiserver::view::View;
+use crate::engine::{Interference, RouteFact};
+use crate::plan::{ALL_STABLE, Split};
+use crate::spec::Weight;
+
+/// The objects of one release, as of now.
+pub(super) struct Look<'a> {
+    view: &'a View,
+    release: &'a Release,
+    pub(super) deployment: Option<Arc<Value>>,
+    /// The canary's ReplicaSet.
+    pub(super) set: Option<Arc<Value>>,
+    /// Stable's ReplicaSet.
+    pub(super) stable: Option<Arc<Value>>,
+    /// The canary's pods that are not on their way out.
+    pub(super) canary_pods: Vec<Arc<Value>>,
+    /// Stable's pods that are not on their way out.
+    pub(super) stable_pods: Vec<Arc<Value>>,
+}
+
+impl RouteKind {
+    /// The kind of object.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Http => Kind::HttpRoute,
+            Self::Grpc => Kind::GrpcRoute,
+        }
+    }
+}
+
+impl<'a> Look<'a> {
+    pub(super) fn new(view: &'a View, release: &'a Release) -> Self {
+        let deployment = view
+            .get(Kind::Deployment, &release.deployment)
+            .filter(|deployment| uid(deployment) == release.uid);
+        let pods = view.list(Kind::Pod);
+        let of = |hash: &str| -> Vec<Arc<Value>> {
+            pods.iter()
+                .filter(|pod| label(pod, HASH) == Some(hash) && is_alive(pod))
+                .cloned()
+                .collect()
+        };
+        Self {
+            view,
+            release,
+            set: view.get(Kind::ReplicaSet, &release.canary_set()),
+            stable: view.get(Kind::ReplicaSet, &release.stable_set()),
+            canary_pods: of(&release.canary),
+            stable_pods: of(&release.stable),
+            deployment,
+        }
+    }
+
+    /// Pods at full size: what the Deployment asks for.
+    pub(super) fn full(&self) -> u32 {
+        self.deployment
+            .as_ref()
+            .map_or(self.stable_pods.len() as u32, |deployment| workload::replicas(deployment))
+    }
+
+    /// Instances of a ReplicaSet; one that still wants pods exists even while it has none.
+    pub(super) fn exists(set: Option<&Arc<Value>>, pods: &[Arc<Value>]) -> u32 {
+        let wanted = set.map_or(0, |set| count(set, "/spec/replicas"));
+        (pods.len() as u32).max(wanted.min(1))
+    }
+
+    /// Whether the Deployment has the canary as its newest ReplicaSet: past the point of no return.
+    pub(super) fn is_given(&self) -> bool {
+        let (Some(deployment), Some(set)) = (&self.deployment, &self.set) else {
+            return false;
+        };
+        let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
+        owned && annotation(set, REVISION).is_some() && annotation(set, REVISION) == annotation(deployment, REVISION)
+    }
+
+    /// Given, whole, and nothing of stable is wanted any more.
+    pub(super) fn is_adopted(&self) -> bool {
+        match (&self.deployment, &self.set) {
+            (Some(deployment), Some(set)) => workload::is_adopted(deployment, set, self.stable.as_deref()),
+            _ => false,
+        }
+    }
+
+    /// The split in force, if that can be told. `wanted` is what was written last, by which whole pods are read.
+    pub(super) fn split(&self, wanted: Option<&Split>) -> RouteFact {
+        let mut fact = if self.release.routes.is_empty() {
+            RouteFact {
+                split: Some(self.shared(wanted)),
+                conflict: None,
+            }
+        } else {
+            self.routed()
+        };
+        if fact.split == Some(ALL_STABLE) && self.is_given() {
+            fact.split = Some(Split::weight(Weight::FULL));
+        }
+        fact
+    }
+
+    fn routed(&self) -> RouteFact {
+        let mut seen: Option<Split> = None;
+        let mut fact = RouteFact::default();
+        for part in &self.release.routes {
+            let Some(object) = self.view.get(part.kind.kind(), &part.name) else {
+                // Nobody is led anywhere by a route that is gone.
+                continue;
+            };
+            let canary = self.release.canary_service(&part.service);
+            let split = match route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary) {
+                Observed::Split(split) => split,
+                Observed::Absent => {
+                    // Nothing of ours is in it: nothing to be confirmed.
+                    if seen.as_ref().is_some_and(|seen| *seen != ALL_STABLE) {
+                        return fact;
+                    }
+                    seen = Some(ALL_STABLE);
+                    continue;
+                }
+                Observed::NotOurs { what } => {
+                    let who = managers::last_writer(&object, &["spec", "rules"]).unwrap_or_default();
+                    fact.conflict = Some(format!("{} {}: {what}{who}", part.kind.kind().word(), part.name));
+                    return fact;
+                }
+            };
+            let others = seen.get_or_insert_with(|| split.clone());
+            if *others != split || route::confirmed(&object).is_err() {
+                return fact;
+            }
+        }
+        fact.split = Some(seen.unwrap_or(ALL_STABLE));
+        fact
+    }
+
+    /// The split that pods make where there is no route.
+    fn shared(&self, wanted: Option<&Split>) -> Split {
+        let services: Vec<Arc<Value>> = self.services();
+        let pinned = |hash: &str| {
+            !services.is_empty() && services.iter().all(|service| workload::pin_of(service) == Some(hash))
+        };
+        if pinned(&self.release.canary) {
+            return Split::weight(Weight::FULL);
+        }
+        if pinned(&self.release.stable) {
+            return ALL_STABLE;
+        }
+        let serving = self
+            .canary_pods
+            .iter()
+            .filter(|pod| workload::serves(pod, self.release))
+            .count() as u32;
+        if serving == 0 {
+            return ALL_STABLE;
+        }
+        let stable = self.stable_pods.len() as u32;
+        match wanted {
+            Some(split) if self.serving_for(split.weight) == serving => split.clone(),
+            _ => Split::weight(share::weight_of(serving, stable)),
+        }
+    }
+
+    /// How many canary pods serve for a weight where there is no route.
+    pub(super) fn serving_for(&self, weight: Weight) -> u32 {
+        match self.release.isolation {
+            super::Isolation::Label { .. } => {
+                share::serving(weight, self.stable_pods.len() as u32, self.canary_pods.len() as u32)
+            }
+            super::Isolation::Pin if weight.is_zero() => 0,
+            super::Isolation::Pin => self.canary_pods.len() as u32,
+        }
+    }
+
+    /// The user's Services, as far as they are there.
+    pub(super) fn services(&self) -> Vec<Arc<Value>> {
+        self.release
+            .services
+            .iter()
+            .filter_map(|service| self.view.get(Kind::Service, service))
+            .collect()
+    }
+
+    /// Whether nothing of the release is left: neither hold, pin, backend, anchor, budget nor scaler.
+    pub(super) fn is_restored(&self) -> bool {
+        let free = self.deployment.as_ref().is_none_or(|deployment| {
+            annotation(deployment, super::RELEASE).is_none() && annotation(deployment, super::EPOCH).is_none()
+        });
+        let unpinned = self.services().iter().all(|service| workload::pin_of(service).is_none());
+        let routes = self.release.routes.iter().all(|part| {
+            self.view
+                .get(part.kind.kind(), &part.name)
+                .is_none_or(|object| {
+                    let canary = self.release.canary_service(&part.service);
+                    part.declared
+                        || matches!(
+                            route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary),
+                            Observed::Absent
+                        )
+                })
+        });
+        let scaler = self.release.scaler.as_ref().is_none_or(|scaler| {
+            self.view
+                .get(scaler.kind.kind(), &scaler.name)
+                .is_none_or(|object| workload::scaler_restored(&object).is_none())
+        });
+        free && unpinned && routes && scaler && self.anchors().is_empty() && self.budgets().is_empty()
+    }
+
+    /// What Wade made for this release and has not removed: Services and ConfigMaps.
+    pub(super) fn anchors(&self) -> Vec<(Kind, Arc<Value>)> {
+        [Kind::Service, Kind::ConfigMap]
+            .into_iter()
+            .flat_map(|kind| self.made(kind).into_iter().map(move |object| (kind, object)))
+            .collect()
+    }
+
+    /// The budgets that Wade made for this release.
+    pub(super) fn budgets(&self) -> Vec<Arc<Value>> {
+        self.made(Kind::PodDisruptionBudget)
+    }
+
+    fn made(&self, kind: Kind) -> Vec<Arc<Value>> {
+        let mine = |object: &Arc<Value>| {
+            label(object, super::ROLLOUT) == Some(self.release.deployment.as_str())
+                && label(object, "wade.dev/part") != Some("record")
+        };
+        self.view.list(kind).into_iter().filter(mine).collect()
+    }
+
+    /// Whether every Service of the user's has all of the canary's ready pods among its ready endpoints.
+    pub(super) fn is_joined(&self) -> bool {
+        let ready = self.canary_pods.iter().filter(|pod| is_ready(pod)).count();
+        let wanted: Vec<&str> = self
+            .canary_pods
+            .iter()
+            .filter(|pod| is_ready(pod))
+            .map(|pod| text(pod, "/metadata/name"))
+            .collect();
+        ready > 0
+            && self.release.services.iter().all(|service| {
+                let slices = self.view.list(Kind::EndpointSlice);
+                let endpoints: Vec<&Value> = slices
+                    .iter()
+                    .filter(|slice| label(slice, "kubernetes.io/service-name") == Some(service))
+                    .flat_map(|slice| list(slice, "/endpoints"))
+                    .filter(|endpoint| flag(endpoint, "/conditions/ready"))
+                    .collect();
+                wanted
+                    .iter()
+                    .all(|pod| endpoints.iter().any(|endpoint| text(endpoint, "/targetRef/name") == *pod))
+            })
+    }
+
+    /// What somebody else did to the Deployment while it was held; `was_held` is whether it ever was.
+    pub(super) fn interference(&self, was_held: bool) -> Option<Interference> {
+        let name = &self.release.deployment;
+        let says = |newer: bool, message: String| Some(Interference { newer, message });
+        let Some(deployment) = &self.deployment else {
+            return says(false, format!("deployment {name} was deleted in mid-release"));
+        };
+        if !was_held || self.is_given() {
+            return None;
+        }
+        let who = |path: &[&str]| managers::last_writer(deployment, path).unwrap_or_default();
+        let template = &deployment["spec"]["template"];
+        let ours = super::template::same(template, &self.release.template);
+        if workload::held(deployment).is_none_or(|held| held.number != self.release.number) {
+            return says(
+                !ours,
+                format!(
+                    "annotation {} of deployment {name} was removed in mid-release{}: letting go",
+                    super::RELEASE,
+                    who(&["metadata", "annotations"])
+                ),
+            );
+        }
+        if !ours {
+            let back = self
+                .stable
+                .as_ref()
+                .is_some_and(|stable| super::template::same(template, &stable["spec"]["template"]));
+            let words = if back { "put back" } else { "changed" };
+            return says(
+                !back,
+                format!(
+                    "the pod template of deployment {name} was {words} in mid-release{}",
+                    who(&["spec", "template"])
+                ),
+            );
+        }
+        if !flag(deployment, "/spec/paused") {
+            return says(
+                false,
+                format!(
+                    "deployment {name} was resumed in mid-release{}, which would roll it out unjudged; `kubectl annotate deployment/{name} {}-` lets go of it first",
+                    who(&["spec", "paused"]),
+                    super::RELEASE
+                ),
+            );
+        }
+        None
+    }
+}
+
+/// Not on its way out, and not a leftover of an eviction.
+pub(super) fn is_alive(pod: &Value) -> bool {
+    !crate::apiserver::value::is_leaving(pod) && !matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
+}
+
+/// Whether a pod is ready.
+pub(super) fn is_ready(pod: &Value) -> bool {
+    condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True")
+}
+
+/// Restarts of a pod's containers.
+pub(super) fn restarts(pod: &Value) -> u32 {
+    ["/status/containerStatuses", "/status/initContainerStatuses"]
+        .iter()
+        .flat_map(|path| list(pod, path))
+        .map(|status| count(status, "/restartCount"))
+        .sum()
+}
+
+/// Since when something has held without a break, as seen by this process: a restart of Wade begins anew, and a pod
+/// that was unready between two looks shows it by the time of its condition.
+#[derive(Debug, Default)]
+pub(super) struct Continuity {
+    seen: Vec<String>,
+    since: Option<Timestamp>,
+}
+
+impl Continuity {
+    /// `facts` is what must stay the same; `None` ends it.
+    pub(super) fn look(&mut self, facts: Option<Vec<String>>, now: Timestamp) -> Option<Timestamp> {
+        match facts {
+            None => *self = Self::default(),
+            Some(facts) if self.since.is_none() || facts != self.seen => {
+                self.seen = facts;
+                self.since = Some(now);
+            }
+            Some(_) => {}
+        }
+        self.since
+    }
+
+    /// Whether it has held for at least this long.
+    pub(super) fn lasted(&self, least: SignedDuration, now: Timestamp) -> bool {
+        self.since.is_some_and(|since| now.duration_since(since) >= least)
+    }
+}
+
+/// What must stay the same for pods to have been ready without a break.
+pub(super) fn ready_facts(pods: &[Arc<Value>]) -> Vec<String> {
+    pods.iter()
+        .map(|pod| {
+            let since = condition(pod, "Ready").map_or("", |ready| text(ready, "/lastTransitionTime"));
+            format!("{} {since} {}", uid(pod), restarts(pod))
+        })
+        .collect()
+}

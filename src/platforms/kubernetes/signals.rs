@@ -1,0 +1,118 @@
+//! What is measured of a release on Kubernetes: the pods' own metrics, or a Prometheus server.
+//!
+//! Both per pod, so that resets are seen and stable's own behaviour can be compared pod with pod. Which pods there are
+//! is watched; they are asked every second, directly or through the API server (see `reach`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use super::look::{Look, is_ready};
+use super::reach::Reach;
+use super::release::Release;
+use crate::apiserver::value::{name, text, time};
+use crate::apiserver::view::View;
+use crate::clock::Clock;
+use crate::judge::{History, Sides};
+use crate::plan::{HistoryPlan, Measure};
+use crate::signals::scrape::{Scraper, Target};
+use crate::signals::source::{self, Past, Unmeasured};
+use crate::signals::{Sample, Side, Signals};
+use crate::spec::Source;
+
+/// One source for one release.
+pub struct KubernetesSignals {
+    view: Arc<View>,
+    release: Release,
+    reach: Reach,
+    source: Box<dyn Signals>,
+    scraper: Option<(Arc<Scraper>, String, Vec<Target>)>,
+    past: Past,
+}
+
+impl KubernetesSignals {
+    /// A source that reads the release's pods as `measure` says. Must be called inside a tokio runtime.
+    pub fn new(
+        view: Arc<View>,
+        release: Release,
+        reach: Reach,
+        measure: &Measure,
+        history: &HistoryPlan,
+        client: &reqwest::Client,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let past: Past = Arc::new(Mutex::new(None));
+        let mut scraper = None;
+        let source: Box<dyn Signals> = match (&measure.source, &release.metrics) {
+            (Some(Source::Prometheus(source)), _) => {
+                let ids = Sides {
+                    canary: release.canary_set(),
+                    stable: release.stable_set(),
+                };
+                source::prometheus_source(source, measure, history, &ids, client, clock, &past)
+            }
+            (Some(Source::Scrape(source)), Some(_)) => {
+                let shared = source::scraper(source, &measure.metrics, client, clock);
+                scraper = Some((Arc::clone(&shared), source.path.clone(), Vec::new()));
+                Box::new(shared)
+            }
+            (Some(Source::Scrape(source)), None) => Box::new(Unmeasured(format!(
+                "the pods show no metrics at {} (or may not be asked); readiness, restarts and smoke tests are what is left",
+                source.path
+            ))),
+            (None, _) => Box::new(Unmeasured(
+                "the pods show no metrics and no Prometheus is named; readiness, restarts and smoke tests are what is left"
+                    .to_owned(),
+            )),
+        };
+        Self {
+            view,
+            release,
+            reach,
+            source,
+            scraper,
+            past,
+        }
+    }
+
+    fn refresh(&mut self) {
+        let Some((scraper, path, last)) = &mut self.scraper else {
+            return;
+        };
+        let Some(metrics) = &self.release.metrics else { return };
+        let look = Look::new(&self.view, &self.release);
+        let mut targets = Vec::new();
+        for (side, pods) in [(Side::Stable, &look.stable_pods), (Side::Canary, &look.canary_pods)] {
+            for pod in pods.iter().filter(|pod| is_ready(pod)) {
+                let Some(way) = self.reach.way(name(pod), text(pod, "/status/podIP"), metrics.port) else {
+                    continue;
+                };
+                targets.push(Target {
+                    pod: name(pod).to_owned(),
+                    side,
+                    url: format!("http://{}{}{path}", way.address, way.prefix),
+                    started: time(pod, "/status/startTime"),
+                });
+            }
+        }
+        if targets != *last {
+            last.clone_from(&targets);
+            scraper.set_targets(targets);
+        }
+    }
+}
+
+impl Signals for KubernetesSignals {
+    fn take(&mut self, now: Timestamp) -> Sample {
+        self.refresh();
+        self.source.take(now)
+    }
+
+    fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
+        self.source.expect_canary_traffic(since);
+    }
+
+    fn history(&self) -> Option<History> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
