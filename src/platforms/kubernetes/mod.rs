@@ -16,6 +16,7 @@
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
 pub mod release;
+pub mod route;
 
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
