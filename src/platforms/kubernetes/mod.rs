@@ -23,6 +23,7 @@ pub mod share;
 //TMP pub mod signals;
 //TMP mod steps;
 //TMP pub mod workload;
+pub mod route;
 
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
