@@ -18,6 +18,7 @@
 pub mod isolation;
 pub mod release;
 pub mod route;
+pub mod template;
 
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
