@@ -16,14 +16,16 @@
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
 //TMP pub mod adapter;
+pub mod isolation;
 //TMP mod look;
 pub mod reach;
 pub mod release;
+pub mod route;
 pub mod share;
 //TMP pub mod signals;
 //TMP mod steps;
+pub mod template;
 //TMP pub mod workload;
-pub mod route;
 
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 

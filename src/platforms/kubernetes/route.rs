@@ -25,28 +25,21 @@ const MOST_RULES: usize = 16;
 /// How many matches a route may have in all its rules together.
 const MOST_MATCHES: usize = 127;
 
-/// The Service that serves and the one beside it, in the route's namespace.
+/// The Service that serves and the one beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pair<'a> {
-    /// The route's namespace.
-    pub namespace: &'a str,
-    /// The user's Service.
-    pub service: &'a str,
-    /// The canary's Service.
-    pub canary: &'a str,
+struct Pair<'a> {
+    service: &'a str,
+    canary: &'a str,
 }
 
 /// What rules do for one Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed {
-    /// Exactly this, in every rule that leads to the Service.
-    Split {
-        /// The split.
-        split: Split,
-        /// The canary's backend is in every rule that leads to the Service.
-        warmed: bool,
-    },
-    /// No split of ours: somebody else has written.
+    /// Nothing of ours is in them: all to stable, and the canary's backend is missing everywhere.
+    Absent,
+    /// Exactly this, in every rule that leads to the Service, each with the canary's backend.
+    Split(Split),
+    /// No split of ours: somebody else has written. [`warmed`], then [`with_split`], puts ours back.
     NotOurs {
         /// What is otherwise, in words.
         what: String,
@@ -55,11 +48,7 @@ pub enum Observed {
 
 /// Whether a rule of the route gives traffic to the Service (at this port, if one is said).
 pub fn leads_to(route: &Value, service: &str, port: Option<u16>) -> bool {
-    let pair = Pair {
-        namespace: text(route, "/metadata/namespace"),
-        service,
-        canary: "",
-    };
+    let pair = Pair { service, canary: "" };
     let at_port = |reference: &Value| match (port, number(reference, "/port")) {
         (Some(port), Some(at)) => u64::from(port) == at,
         _ => true,
@@ -67,7 +56,8 @@ pub fn leads_to(route: &Value, service: &str, port: Option<u16>) -> bool {
     list(route, "/spec/rules")
         .iter()
         .flat_map(backends)
-        .any(|reference| pair.side(reference) == Side::Stable && weight(reference) > 0 && at_port(reference))
+        .filter(|one| pair.side(one) == Side::Stable && !is_foreign(one, route))
+        .any(|one| weight(one) > 0 && at_port(one))
 }
 
 /// The Services among `services` that the route leads to, each with the rules as they are now.
@@ -76,44 +66,55 @@ pub fn references(route: &Value, kind: RouteKind, services: &[String]) -> Vec<Ro
     led.map(|service| {
         let canary = canary_name(service);
         let pair = Pair {
-            namespace: text(route, "/metadata/namespace"),
             service,
             canary: &canary,
         };
-        let concerned = list(route, "/spec/rules").iter().filter(|rule| pair.serves(rule));
-        let declared = |rule: &Value| backends(rule).iter().any(|one| pair.side(one) == Side::Canary);
+        let mut concerned = list(route, "/spec/rules").iter().filter(|rule| pair.serves(rule));
         RouteRef {
             kind,
             name: name(route).to_owned(),
             service: service.clone(),
             rules: route.pointer("/spec/rules").cloned().unwrap_or(Value::Null),
-            declared: concerned.into_iter().all(declared),
+            declared: concerned.all(|rule| pair.is_warm(rule)),
         }
     })
     .collect()
 }
 
-/// Why these rules cannot be split in the ways that a plan wants, found before anything is touched.
-pub fn refusals<'a>(original: &Value, pair: Pair<'_>, splits: impl IntoIterator<Item = &'a Split>) -> Vec<String> {
+/// Why this route cannot be split in the ways that a plan wants, found before anything is touched. The other functions
+/// here take rules without their namespace and rely on this having found nothing.
+pub fn refusals<'a>(
+    route: &Value,
+    service: &str,
+    canary: &str,
+    splits: impl IntoIterator<Item = &'a Split>,
+) -> Vec<String> {
+    let pair = Pair { service, canary };
+    let rules = route.pointer("/spec/rules").unwrap_or(&Value::Null);
     let mut found = Vec::new();
-    for (at, rule) in items(original).iter().enumerate().filter(|(_, rule)| pair.serves(rule)) {
-        let given: u64 = backends(rule)
-            .iter()
-            .filter(|one| pair.side(one) == Side::Canary)
-            .map(weight)
-            .sum();
-        if given > 0 {
+    for (at, rule) in items(rules).iter().enumerate() {
+        let ours = backends(rule).iter().filter(|one| pair.side(one) != Side::Other);
+        if let Some(foreign) = ours.clone().find(|one| is_foreign(one, route)) {
             found.push(format!(
-                "rule {} gives Service {} the weight {given} already; set it to 0, or run `wade settle` if an earlier \
-                 release left it",
+                "rule {} leads to Service {} of namespace {}, which cannot be told from the one of this namespace while \
+                 a release runs; move it to a route of its own",
                 at + 1,
-                pair.canary
+                text(foreign, "/name"),
+                text(foreign, "/namespace")
+            ));
+        }
+        let given: u64 = ours.filter(|one| pair.side(one) == Side::Canary).map(weight).sum();
+        if pair.serves(rule) && given > 0 {
+            found.push(format!(
+                "rule {} gives Service {canary} the weight {given} already; set it to 0, or run `wade settle` if an \
+                 earlier release left it",
+                at + 1
             ));
         }
     }
-    let warm = warmed(original, pair);
+    let warm = warmed(rules, service, canary);
     for split in splits {
-        if let Err(why) = with_split(&warm, original, pair, split)
+        if let Err(why) = with_split(&warm, rules, service, canary, split)
             && !found.contains(&why)
         {
             found.push(why);
@@ -122,14 +123,17 @@ pub fn refusals<'a>(original: &Value, pair: Pair<'_>, splits: impl IntoIterator<
     found
 }
 
+/// Whether a backend is of another namespace than the route.
+fn is_foreign(reference: &Value, route: &Value) -> bool {
+    !["", text(route, "/metadata/namespace")].contains(&text(reference, "/namespace"))
+}
+
 /// The rules with the canary's backend beside stable's, at weight 0, wherever it is not there yet. Nothing else
 /// changes; everything that stable's backend says (port, filters) is said of the canary's too.
-pub fn warmed(rules: &Value, pair: Pair<'_>) -> Value {
+pub fn warmed(rules: &Value, service: &str, canary: &str) -> Value {
+    let pair = Pair { service, canary };
     let mut rules = items(rules).to_vec();
-    for rule in rules.iter_mut().filter(|rule| pair.serves(rule)) {
-        if backends(rule).iter().any(|one| pair.side(one) == Side::Canary) {
-            continue;
-        }
+    for rule in rules.iter_mut().filter(|rule| pair.serves(rule) && !pair.is_warm(rule)) {
         let beside = backends(rule)
             .iter()
             .flat_map(|one| match pair.side(one) {
@@ -148,7 +152,8 @@ pub fn warmed(rules: &Value, pair: Pair<'_>) -> Value {
 /// # Errors
 /// One sentence: the canary's backend is missing ([`warmed`] comes first), the weights cannot be divided this finely,
 /// or the route cannot hold what the split needs. All to stable never fails.
-pub fn with_split(now: &Value, original: &Value, pair: Pair<'_>, split: &Split) -> Result<Value, String> {
+pub fn with_split(now: &Value, original: &Value, service: &str, canary: &str, split: &Split) -> Result<Value, String> {
+    let pair = Pair { service, canary };
     let mut rules = Vec::new();
     for (at, rule) in items(now).iter().enumerate() {
         if match_of(now, at, original, pair).is_some() {
@@ -160,8 +165,7 @@ pub fn with_split(now: &Value, original: &Value, pair: Pair<'_>, split: &Split) 
             continue;
         }
         complete(&mut rule, pair);
-        let warm = backends(&rule).iter().any(|one| pair.side(one) == Side::Canary);
-        if !warm && split.reaches_canary() {
+        if !pair.is_warm(&rule) && split.reaches_canary() {
             return Err(format!(
                 "rule {} leads to Service {} and not to {}; the canary's backend has to be there before its first \
                  weight",
@@ -192,15 +196,17 @@ pub fn with_split(now: &Value, original: &Value, pair: Pair<'_>, split: &Split) 
 }
 
 /// What the rules do for the Service now.
-pub fn split_of(now: &Value, original: &Value, pair: Pair<'_>) -> Observed {
-    match read_split(now, original, pair) {
-        Ok((split, warmed)) => Observed::Split { split, warmed },
+pub fn split_of(now: &Value, original: &Value, service: &str, canary: &str) -> Observed {
+    match read_split(now, original, Pair { service, canary }) {
+        Ok((_, false)) => Observed::Absent,
+        Ok((split, true)) => Observed::Split(split),
         Err(what) => Observed::NotOurs { what },
     }
 }
 
 /// The rules without anything of ours: exactly the original if nobody else has written, else with their changes.
-pub fn restored(now: &Value, original: &Value, pair: Pair<'_>) -> Value {
+pub fn restored(now: &Value, original: &Value, service: &str, canary: &str) -> Value {
+    let pair = Pair { service, canary };
     let mut rules = Vec::new();
     for (at, rule) in items(now).iter().enumerate() {
         if match_of(now, at, original, pair).is_some() {
@@ -214,7 +220,7 @@ pub fn restored(now: &Value, original: &Value, pair: Pair<'_>) -> Value {
             match counterpart(&rule, original, pair) {
                 Some(before) if same_weights(&rule, before, pair) => rule = before.clone(),
                 counterpart => {
-                    let declared = |rule: &Value| backends(rule).iter().any(|one| pair.side(one) == Side::Canary);
+                    let declared = |rule: &Value| pair.is_warm(rule);
                     // An edited rule has no counterpart: if the user declares the canary's backend at all, it stays.
                     let stays = counterpart.map_or_else(|| items(original).iter().any(declared), declared);
                     if !stays {
@@ -283,10 +289,9 @@ enum Side {
 impl Pair<'_> {
     fn side(self, reference: &Value) -> Side {
         let service = matches!(text(reference, "/kind"), "" | "Service") && text(reference, "/group").is_empty();
-        let here = ["", self.namespace].contains(&text(reference, "/namespace"));
         match text(reference, "/name") {
-            name if service && here && name == self.service => Side::Stable,
-            name if service && here && !name.is_empty() && name == self.canary => Side::Canary,
+            name if service && name == self.service => Side::Stable,
+            name if service && !name.is_empty() && name == self.canary => Side::Canary,
             _ => Side::Other,
         }
     }
@@ -296,6 +301,11 @@ impl Pair<'_> {
         let ours = backends(rule).iter().filter(|one| self.side(one) != Side::Other);
         let named = backends(rule).iter().any(|one| self.side(one) == Side::Stable);
         named && ours.map(weight).sum::<u64>() > 0
+    }
+
+    /// Whether the canary's backend is there, with whatever weight.
+    fn is_warm(self, rule: &Value) -> bool {
+        backends(rule).iter().any(|one| self.side(one) == Side::Canary)
     }
 
     fn only_canary(self, rule: &Value) -> bool {
@@ -714,7 +724,7 @@ fn read_split(now: &Value, original: &Value, pair: Pair<'_>) -> Result<(Split, b
             pair.service, pair.canary
         ));
     }
-    let wanted = with_split(now, original, pair, &split)?;
+    let wanted = with_split(now, original, pair.service, pair.canary, &split)?;
     match first_difference(now, &wanted) {
         None => Ok((split, with.is_some())),
         Some(number) => Err(format!("rule {number} is not as Wade writes it for {split}")),
@@ -727,7 +737,7 @@ fn share_of(rule: &Value, pair: Pair<'_>) -> Result<Option<Weight>, String> {
         let ours = backends(rule).iter().filter(|one| pair.side(one) == side);
         ours.map(weight).sum::<u64>()
     };
-    if !backends(rule).iter().any(|one| pair.side(one) == Side::Canary) {
+    if !pair.is_warm(rule) {
         return Ok(None);
     }
     let (stable, canary) = (sum(Side::Stable), sum(Side::Canary));

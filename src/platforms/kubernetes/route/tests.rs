@@ -2,10 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 
+const APP: &str = "app";
+const CANARY: &str = "app-canary";
 const PAIR: Pair<'static> = Pair {
-    namespace: "shop",
-    service: "app",
-    canary: "app-canary",
+    service: APP,
+    canary: CANARY,
 };
 
 fn backend(name: &str, weight: u64) -> Value {
@@ -111,13 +112,13 @@ fn references_carry_the_rules_and_whether_the_canary_is_declared() {
     let seen: Vec<_> = found.iter().map(|one| (one.service.as_str(), one.declared)).collect();
     assert_eq!(seen, [("app", false), ("cart", false)]);
     assert_eq!(found[0].rules, rules());
-    let declared = references(&route(&warmed(&rules(), PAIR)), RouteKind::Grpc, &services);
+    let declared = references(&route(&warmed(&rules(), APP, CANARY)), RouteKind::Grpc, &services);
     assert!(declared[0].declared && !declared[1].declared);
 }
 
 #[test]
 fn warming_adds_the_canary_at_zero_and_nothing_else() {
-    let warm = warmed(&rules(), PAIR);
+    let warm = warmed(&rules(), APP, CANARY);
     let mut filtered = rules()[1]["backendRefs"][0].clone();
     filtered["name"] = json!("app-canary");
     filtered["weight"] = json!(0);
@@ -125,12 +126,12 @@ fn warming_adds_the_canary_at_zero_and_nothing_else() {
     wanted[0]["backendRefs"] = json!([backend("app", 1), backend("app-canary", 0)]);
     wanted[1]["backendRefs"] = json!([rules()[1]["backendRefs"][0], filtered, backend("cart", 70)]);
     assert_eq!(warm, wanted);
-    assert_eq!(warmed(&warm, PAIR), warm, "once is enough");
+    assert_eq!(warmed(&warm, APP, CANARY), warm, "once is enough");
 }
 
 #[test]
 fn weights_are_readable_and_leave_others_their_share() {
-    let warm = warmed(&rules(), PAIR);
+    let warm = warmed(&rules(), APP, CANARY);
     let cases = [
         (0, vec![vec![1, 0], vec![30, 0, 70], vec![1]]),
         (50, vec![vec![95, 5], vec![2850, 150, 7000], vec![1]]),
@@ -139,38 +140,59 @@ fn weights_are_readable_and_leave_others_their_share() {
         (1000, vec![vec![0, 1], vec![0, 30, 70], vec![1]]),
     ];
     for (permille, wanted) in cases {
-        let made = with_split(&warm, &rules(), PAIR, &percent(permille)).unwrap();
+        let made = with_split(&warm, &rules(), APP, CANARY, &percent(permille)).unwrap();
         assert_eq!(weights(&made), wanted, "{permille} per mille");
     }
-    assert_eq!(with_split(&warm, &rules(), PAIR, &percent(0)).unwrap(), warm);
+    assert_eq!(with_split(&warm, &rules(), APP, CANARY, &percent(0)).unwrap(), warm);
 }
 
 #[test]
 fn weight_before_warmth_is_refused_but_the_way_back_is_not() {
-    let refused = with_split(&rules(), &rules(), PAIR, &percent(50)).unwrap_err();
+    let refused = with_split(&rules(), &rules(), APP, CANARY, &percent(50)).unwrap_err();
     assert!(
         refused.starts_with("rule 1 leads to Service app and not to app-canary"),
         "{refused}"
     );
-    assert_eq!(with_split(&rules(), &rules(), PAIR, &ALL_STABLE).unwrap(), rules());
+    assert_eq!(
+        with_split(&rules(), &rules(), APP, CANARY, &ALL_STABLE).unwrap(),
+        rules()
+    );
 }
 
 #[test]
 fn weights_too_large_to_divide_are_refused_before_anything_is_touched() {
     let large = json!([rule("/", vec![backend("app", 999_983), backend("cart", 1_000_000)])]);
-    let found = refusals(&large, PAIR, &[percent(500), percent(1000)]);
+    let found = refusals(&route(&large), APP, CANARY, &[percent(500), percent(1000)]);
     assert_eq!(found.len(), 1);
     assert!(found[0].contains("too large to divide them by 50.0 %"), "{found:?}");
     let even = json!([rule("/", vec![backend("app", 500_000), backend("cart", 1_000_000)])]);
-    assert_eq!(refusals(&even, PAIR, &[percent(500), percent(1)]), Vec::<String>::new());
+    assert_eq!(
+        refusals(&route(&even), APP, CANARY, &[percent(500), percent(1)]),
+        Vec::<String>::new()
+    );
     let given = json!([rule("/", vec![backend("app", 9), backend("app-canary", 1)])]);
-    assert!(refusals(&given, PAIR, &[])[0].starts_with("rule 1 gives Service app-canary the weight 1 already"));
+    assert!(
+        refusals(&route(&given), APP, CANARY, &[])[0]
+            .starts_with("rule 1 gives Service app-canary the weight 1 already")
+    );
+}
+
+#[test]
+fn a_namesake_in_another_namespace_is_refused() {
+    let mut both = rules();
+    let away = json!({"name": "app", "namespace": "other", "port": 80});
+    both[2]["backendRefs"] = json!([away]);
+    let found = refusals(&route(&both), APP, CANARY, &[]);
+    assert!(
+        found[0].starts_with("rule 3 leads to Service app of namespace other"),
+        "{found:?}"
+    );
 }
 
 #[test]
 fn a_header_gets_a_rule_of_its_own_before_each_rule() {
     let wanted = header("x-canary", Some("yes"));
-    let made = with_split(&warmed(&rules(), PAIR), &rules(), PAIR, &matching(wanted)).unwrap();
+    let made = with_split(&warmed(&rules(), APP, CANARY), &rules(), APP, CANARY, &matching(wanted)).unwrap();
     let match_of = |prefix: &str| {
         json!([{"path": {"type": "PathPrefix", "value": prefix},
                 "headers": [{"type": "Exact", "name": "x-canary", "value": "yes"}]}])
@@ -186,7 +208,7 @@ fn a_header_gets_a_rule_of_its_own_before_each_rule() {
         made[2]["backendRefs"][0]["filters"],
         rules()[1]["backendRefs"][0]["filters"]
     );
-    assert_eq!(made[1], warmed(&rules(), PAIR)[0]);
+    assert_eq!(made[1], warmed(&rules(), APP, CANARY)[0]);
 }
 
 #[test]
@@ -204,11 +226,16 @@ fn a_match_that_a_route_cannot_hold_is_refused_in_words() {
         .map(|n| rule(&format!("/{n}"), vec![backend("app", 1)]))
         .collect();
     let many = json!(many);
-    let refused = refusals(&many, PAIR, &[matching(header("x", None))]);
+    let refused = refusals(&route(&many), APP, CANARY, &[matching(header("x", None))]);
     assert!(refused[0].contains("needs 18 rules"), "{refused:?}");
     let mut taken = rules();
     taken[0]["matches"][0]["headers"] = json!([{"type": "Exact", "name": "X-Canary", "value": "no"}]);
-    let refused = refusals(&taken, PAIR, &[matching(header("x-canary", Some("yes")))]);
+    let refused = refusals(
+        &route(&taken),
+        APP,
+        CANARY,
+        &[matching(header("x-canary", Some("yes")))],
+    );
     assert!(
         refused[0].starts_with("rule 1: it matches on the header x-canary already"),
         "{refused:?}"
@@ -219,15 +246,22 @@ fn a_match_that_a_route_cannot_hold_is_refused_in_words() {
 fn a_named_rule_keeps_its_name_to_itself() {
     let mut named = rules();
     named[0]["name"] = json!("home");
-    let made = with_split(&warmed(&named, PAIR), &named, PAIR, &matching(header("x", None))).unwrap();
+    let made = with_split(
+        &warmed(&named, APP, CANARY),
+        &named,
+        APP,
+        CANARY,
+        &matching(header("x", None)),
+    )
+    .unwrap();
     assert_eq!((made[0].get("name"), &made[1]["name"]), (None, &json!("home")));
-    assert_eq!(restored(&made, &named, PAIR), named);
+    assert_eq!(restored(&made, &named, APP, CANARY), named);
 }
 
 #[test]
 fn a_mirror_is_a_filter_that_goes_again() {
     let original = json!([rule("/", vec![backend("app", 1)])]);
-    let warm = warmed(&original, PAIR);
+    let warm = warmed(&original, APP, CANARY);
     for (permille, share) in [
         (250, json!({"percent": 25})),
         (5, json!({"fraction": {"numerator": 5, "denominator": 1000}})),
@@ -236,7 +270,7 @@ fn a_mirror_is_a_filter_that_goes_again() {
             mirror: Weight::from_permille(permille).unwrap(),
             ..ALL_STABLE
         };
-        let made = with_split(&warm, &original, PAIR, &split).unwrap();
+        let made = with_split(&warm, &original, APP, CANARY, &split).unwrap();
         let mut mirror = json!({"backendRef": {"group": "", "kind": "Service", "name": "app-canary", "port": 80}});
         mirror
             .as_object_mut()
@@ -246,18 +280,18 @@ fn a_mirror_is_a_filter_that_goes_again() {
             made[0]["filters"],
             json!([{"type": "RequestMirror", "requestMirror": mirror}])
         );
-        assert_eq!(
-            split_of(&made, &original, PAIR),
-            Observed::Split { split, warmed: true }
-        );
-        assert_eq!(with_split(&made, &original, PAIR, &ALL_STABLE).unwrap(), warm);
-        assert_eq!(restored(&made, &original, PAIR), original);
+        assert_eq!(split_of(&made, &original, APP, CANARY), Observed::Split(split.clone()));
+        assert_eq!(with_split(&made, &original, APP, CANARY, &ALL_STABLE).unwrap(), warm);
+        assert_eq!(restored(&made, &original, APP, CANARY), original);
     }
     let split = Split {
         mirror: Weight::FULL,
         ..ALL_STABLE
     };
-    assert!(refusals(&rules(), PAIR, &[split])[0].starts_with("rule 2: a mirror copies what the whole rule gets"));
+    assert!(
+        refusals(&route(&rules()), APP, CANARY, &[split])[0]
+            .starts_with("rule 2: a mirror copies what the whole rule gets")
+    );
 }
 
 #[test]
@@ -267,12 +301,12 @@ fn a_mirror_whose_share_was_dropped_is_noticed() {
         mirror: Weight::from_permille(100).unwrap(),
         ..ALL_STABLE
     };
-    let mut made = with_split(&warmed(&original, PAIR), &original, PAIR, &split).unwrap();
+    let mut made = with_split(&warmed(&original, APP, CANARY), &original, APP, CANARY, &split).unwrap();
     made[0]["filters"][0]["requestMirror"]
         .as_object_mut()
         .unwrap()
         .remove("percent");
-    let Observed::NotOurs { what } = split_of(&made, &original, PAIR) else {
+    let Observed::NotOurs { what } = split_of(&made, &original, APP, CANARY) else {
         panic!("it copies everything")
     };
     assert!(what.contains("everything is copied"), "{what}");
@@ -280,22 +314,20 @@ fn a_mirror_whose_share_was_dropped_is_noticed() {
 
 #[test]
 fn what_others_write_is_told_in_words() {
-    let made = with_split(&warmed(&rules(), PAIR), &rules(), PAIR, &percent(50)).unwrap();
+    let made = with_split(&warmed(&rules(), APP, CANARY), &rules(), APP, CANARY, &percent(50)).unwrap();
+    let original = rules();
     let edited = |edit: &dyn Fn(&mut Value)| {
         let mut rules = made.clone();
         edit(&mut rules);
-        match split_of(&rules, &super::tests::rules(), PAIR) {
+        match split_of(&rules, &original, APP, CANARY) {
             Observed::NotOurs { what } => what,
-            Observed::Split { split, warmed } => format!("{split}, warmed: {warmed}"),
+            Observed::Absent => "absent".to_owned(),
+            Observed::Split(split) => split.to_string(),
         }
     };
     let cases: [(&str, &dyn Fn(&mut Value), &str); 8] = [
-        ("untouched", &|_| {}, "5%, warmed: true"),
-        (
-            "reset to the original",
-            &|rules| *rules = super::tests::rules(),
-            "0%, warmed: false",
-        ),
+        ("untouched", &|_| {}, "5%"),
+        ("reset to the original", &|rules| *rules = original.clone(), "absent"),
         (
             "one weight reset",
             &|rules| rules[0]["backendRefs"][1]["weight"] = json!(95),
@@ -328,7 +360,7 @@ fn what_others_write_is_told_in_words() {
                 rules[0]["backendRefs"][1]["weight"] = json!(1);
                 rules[1]["timeouts"]["request"] = json!("9s");
             },
-            "5%, warmed: true",
+            "5%",
         ),
     ];
     for (what, edit, wanted) in cases {
@@ -338,7 +370,14 @@ fn what_others_write_is_told_in_words() {
 
 #[test]
 fn restoring_keeps_what_others_changed() {
-    let mut now = with_split(&warmed(&rules(), PAIR), &rules(), PAIR, &matching(cookie("beta", None))).unwrap();
+    let mut now = with_split(
+        &warmed(&rules(), APP, CANARY),
+        &rules(),
+        APP,
+        CANARY,
+        &matching(cookie("beta", None)),
+    )
+    .unwrap();
     now[3]["timeouts"]["request"] = json!("9s");
     now[3]["backendRefs"][2]["weight"] = json!(90);
     let extra = rule("/new", vec![backend("new", 1)]);
@@ -349,16 +388,16 @@ fn restoring_keeps_what_others_changed() {
     wanted[1]["backendRefs"][0]["weight"] = json!(1);
     wanted[1]["backendRefs"][1]["weight"] = json!(3);
     wanted.as_array_mut().unwrap().push(extra);
-    assert_eq!(restored(&now, &rules(), PAIR), wanted);
+    assert_eq!(restored(&now, &rules(), APP, CANARY), wanted);
 }
 
 #[test]
 fn a_rule_left_to_the_canary_alone_comes_back_to_stable() {
     let original = json!([rule("/", vec![backend("app", 1)])]);
     let now = json!([rule("/", vec![backend("app-canary", 1)])]);
-    let back = with_split(&now, &original, PAIR, &ALL_STABLE).unwrap();
-    assert_eq!(back, warmed(&original, PAIR));
-    assert_eq!(restored(&now, &original, PAIR), original);
+    let back = with_split(&now, &original, APP, CANARY, &ALL_STABLE).unwrap();
+    assert_eq!(back, warmed(&original, APP, CANARY));
+    assert_eq!(restored(&now, &original, APP, CANARY), original);
 }
 
 #[test]
@@ -367,54 +406,42 @@ fn what_the_user_declared_for_the_canary_stays() {
         rule("/preview", vec![backend("app-canary", 1)]),
         rule("/", vec![backend("app", 100), backend("app-canary", 0)])
     ]);
-    assert_eq!(warmed(&declared, PAIR), declared);
-    let made = with_split(&declared, &declared, PAIR, &percent(200)).unwrap();
+    assert_eq!(warmed(&declared, APP, CANARY), declared);
+    let made = with_split(&declared, &declared, APP, CANARY, &percent(200)).unwrap();
     assert_eq!(weights(&made), [vec![1], vec![80, 20]]);
-    assert_eq!(
-        split_of(&made, &declared, PAIR),
-        Observed::Split {
-            split: percent(200),
-            warmed: true
-        }
-    );
-    assert_eq!(restored(&made, &declared, PAIR), declared);
+    assert_eq!(split_of(&made, &declared, APP, CANARY), Observed::Split(percent(200)));
+    assert_eq!(restored(&made, &declared, APP, CANARY), declared);
 }
 
 #[test]
 fn two_services_of_one_workload_in_one_rule_do_not_disturb_each_other() {
     let original = json!([rule("/", vec![backend("app", 1), backend("admin", 1)])]);
-    let admin = Pair {
-        service: "admin",
-        canary: "admin-canary",
-        ..PAIR
-    };
-    let mut now = warmed(&warmed(&original, PAIR), admin);
-    for pair in [PAIR, admin, PAIR] {
-        now = with_split(&now, &original, pair, &percent(50)).unwrap();
+    let mut now = warmed(&warmed(&original, APP, CANARY), "admin", "admin-canary");
+    for (service, canary) in [(APP, CANARY), ("admin", "admin-canary"), (APP, CANARY)] {
+        now = with_split(&now, &original, service, canary, &percent(50)).unwrap();
     }
-    for pair in [PAIR, admin] {
-        assert_eq!(
-            split_of(&now, &original, pair),
-            Observed::Split {
-                split: percent(50),
-                warmed: true
-            }
-        );
+    for (service, canary) in [(APP, CANARY), ("admin", "admin-canary")] {
+        assert_eq!(split_of(&now, &original, service, canary), Observed::Split(percent(50)));
     }
     assert_eq!(lowest(&weights(&now)[0]), [19, 1, 19, 1]);
-    assert_eq!(restored(&restored(&now, &original, PAIR), &original, admin), original);
+    assert_eq!(
+        restored(
+            &restored(&now, &original, APP, CANARY),
+            &original,
+            "admin",
+            "admin-canary"
+        ),
+        original
+    );
 }
 
 #[test]
 fn grpc_rules_without_matches_can_be_matched() {
     let original = json!([{"backendRefs": [backend("app", 1)]}]);
     let split = matching(header("x", Some("1")));
-    let made = with_split(&warmed(&original, PAIR), &original, PAIR, &split).unwrap();
-    assert_eq!(
-        split_of(&made, &original, PAIR),
-        Observed::Split { split, warmed: true }
-    );
-    assert_eq!(restored(&made, &original, PAIR), original);
+    let made = with_split(&warmed(&original, APP, CANARY), &original, APP, CANARY, &split).unwrap();
+    assert_eq!(split_of(&made, &original, APP, CANARY), Observed::Split(split.clone()));
+    assert_eq!(restored(&made, &original, APP, CANARY), original);
 }
 
 #[test]
@@ -469,10 +496,10 @@ fn a_route_is_confirmed_when_every_gateway_has_taken_this_generation() {
 fn every_per_mille_comes_back_as_it_was_written() {
     for permille in 0..=1000 {
         let split = percent(permille);
-        let made = with_split(&warmed(&rules(), PAIR), &rules(), PAIR, &split).unwrap();
+        let made = with_split(&warmed(&rules(), APP, CANARY), &rules(), APP, CANARY, &split).unwrap();
         assert_eq!(
-            split_of(&made, &rules(), PAIR),
-            Observed::Split { split, warmed: true },
+            split_of(&made, &rules(), APP, CANARY),
+            Observed::Split(split.clone()),
             "{permille}"
         );
     }
@@ -524,12 +551,12 @@ proptest! {
     /// From any split to any other, over any rules: it reads as written, others keep their share, and it all comes back.
     #[test]
     fn splits_follow_each_other_and_leave_no_trace(original in any_rules(), splits in prop::collection::vec(any_split(), 1..5)) {
-        let mut now = warmed(&original, PAIR);
+        let mut now = warmed(&original, APP, CANARY);
         for split in splits {
-            now = with_split(&now, &original, PAIR, &split).unwrap();
-            let seen = split_of(&now, &original, PAIR);
-            prop_assert_eq!(seen, Observed::Split { split: split.clone(), warmed: true });
-            prop_assert_eq!(&with_split(&now, &original, PAIR, &split).unwrap(), &now);
+            now = with_split(&now, &original, APP, CANARY, &split).unwrap();
+            let seen = split_of(&now, &original, APP, CANARY);
+            prop_assert_eq!(seen, Observed::Split(split.clone()));
+            prop_assert_eq!(&with_split(&now, &original, APP, CANARY, &split).unwrap(), &now);
             let divided: Vec<&Value> = items(&now).iter().filter(|rule| PAIR.serves(rule)).collect();
             prop_assert_eq!(divided.len(), items(&original).len());
             for (rule, before) in divided.into_iter().zip(items(&original)) {
@@ -537,10 +564,10 @@ proptest! {
                 prop_assert_eq!(lowest(&units(rule, PAIR)), lowest(&units(before, PAIR)));
             }
         }
-        prop_assert_eq!(restored(&now, &original, PAIR), original.clone());
-        prop_assert_eq!(with_split(&now, &original, PAIR, &ALL_STABLE).unwrap(), {
+        prop_assert_eq!(restored(&now, &original, APP, CANARY), original.clone());
+        prop_assert_eq!(with_split(&now, &original, APP, CANARY, &ALL_STABLE).unwrap(), {
             // The weights of a rule that does not say them are said from then on.
-            let mut all = warmed(&original, PAIR);
+            let mut all = warmed(&original, APP, CANARY);
             for rule in all.as_array_mut().unwrap() {
                 for one in array(rule, "backendRefs") {
                     let said = weight(one);
