@@ -6,7 +6,6 @@ them by their cgroup, mounts by where they are.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -134,9 +133,3 @@ def _dangling_logs() -> None:
     for link in folder.glob("*.log") if folder.exists() else []:
         if link.is_symlink() and os.readlink(link).startswith(f"{RUN}/"):
             link.unlink()
-
-
-def forget_run() -> None:
-    """Removes the folder of a node that is down; its logs go too."""
-    if not _mounts():
-        shutil.rmtree(RUN, ignore_errors=True)

@@ -136,7 +136,7 @@ def contour(go: str) -> None:
 
 
 def _module(go: str, source: Path, name: str) -> Path:
-    listed = run([go, "list", "-m", "-f", "{{.Dir}}", name], cwd=source, env=GO_ENV, capture=True)
+    listed = run([go, "list", "-m", "-f", "{{.Dir}}", name], cwd=source, env=GO_ENV)
     return Path(listed.strip())
 
 
@@ -209,8 +209,7 @@ def _apt(names: list[str]) -> None:
     env = {"DEBIAN_FRONTEND": "noninteractive"}
     running = {name for name in DEBIAN_SERVICES if _service_runs(name)}
     twice(["apt-get", "-qq", "update"], env=env)
-    # The package's chatter is worth reading only when it fails, and then apt says why on stderr.
-    twice(["apt-get", "-qq", "install", "-y", "--no-install-recommends", *names], env=env, capture=True)
+    twice(["apt-get", "-qq", "install", "-y", "--no-install-recommends", *names], env=env)
     for name in DEBIAN_SERVICES:
         if name not in running and _service_runs(name):
             subprocess.run(["service", name, "stop"], capture_output=True)
@@ -232,15 +231,17 @@ def twice(argv: list, **options) -> None:
         run(argv, **options)
 
 
-def run(argv: list, cwd: Path | str = "/", env: dict | None = None, capture: bool = False) -> str:
+def run(argv: list, cwd: Path | str = "/", env: dict | None = None) -> str:
+    """What it printed. Its chatter is worth reading only when it fails, and is shown then."""
     done = subprocess.run(
         [str(word) for word in argv],
         cwd=cwd,
         env=os.environ | (env or {}),
         stdin=subprocess.DEVNULL,
-        # What it says is no result of ours.
-        stdout=subprocess.PIPE if capture else sys.stderr,
+        capture_output=True,
         text=True,
-        check=True,
     )
-    return done.stdout or ""
+    if done.returncode != 0:
+        print(done.stdout + done.stderr, file=sys.stderr, flush=True)
+        done.check_returncode()
+    return done.stdout

@@ -277,6 +277,8 @@ def kubelet() -> None:
             "podLogsDir": str(RUN / "pod-logs"),
             "resolvConf": "/dev/null",
             "clusterDomain": "cluster.local",
+            # Nobody answers there, but without it there is a warning at every pod.
+            "clusterDNS": [DNS_IP],
             # A root of its own: a kubelet removes what it does not know below its root, and there may be another one.
             "cgroupRoot": f"/{NETNS}",
             "cgroupDriver": "cgroupfs",
