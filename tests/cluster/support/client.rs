@@ -170,13 +170,13 @@ async fn ask(shared: &Shared) -> Result<End, String> {
         .header(http::header::HOST, &shared.load.host)
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
-    let answer = connection.send_request(request).await.map_err(chain)?;
+    let answer = connection.send_request(request).await.map_err(|error| chain(&error))?;
     let version = answer.headers().get("x-version").and_then(|value| value.to_str().ok());
     let end = End::Answered {
         status: answer.status().as_u16(),
         version: version.unwrap_or_default().to_owned(),
     };
-    answer.into_body().collect().await.map_err(chain)?;
+    answer.into_body().collect().await.map_err(|error| chain(&error))?;
     if shared.load.connections == Connections::Kept {
         lock(&shared.idle).push(connection);
     }
@@ -195,7 +195,7 @@ async fn connection(shared: &Shared) -> Result<SendRequest<Empty<Bytes>>, String
     let stream = TcpStream::connect(shared.load.to)
         .await
         .map_err(|error| format!("connect: {error}"))?;
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(chain)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
     tokio::spawn(async move {
         // Its error comes out at the request that it ended.
         let _ = connection.await;
@@ -203,8 +203,8 @@ async fn connection(shared: &Shared) -> Result<SendRequest<Empty<Bytes>>, String
     Ok(sender)
 }
 
-fn chain(error: hyper::Error) -> String {
-    match std::error::Error::source(&error) {
+fn chain(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
     }
@@ -241,6 +241,11 @@ impl Tally {
     /// Everything but a 200.
     pub(crate) fn bad(&self) -> Self {
         self.only(Answer::is_bad)
+    }
+
+    /// Those that got no answer at all.
+    pub(crate) fn lost(&self) -> Self {
+        self.only(|answer| matches!(answer.end, End::Lost(_)))
     }
 
     /// How many.

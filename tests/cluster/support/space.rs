@@ -119,7 +119,7 @@ impl Space {
         created.unwrap_or_else(|refused| panic!("cannot create a {kind:?}: {}", refused.message))
     }
 
-    /// Creates the sample application and waits until all of it serves, through the Gateway too.
+    /// Creates the sample application and waits until all of it serves, by both ways.
     pub(crate) async fn deploy(&self, sample: &Sample) {
         let mut deployment = self.deployment(sample);
         merge(&mut deployment, &sample.over);
@@ -129,8 +129,10 @@ impl Space {
             self.create_object(Kind::HttpRoute, &self.route()).await;
         }
         self.rolled_out().await;
+        self.answers(async || self.through_service(APP, 1, Connections::New).await)
+            .await;
         if sample.route {
-            self.routed().await;
+            self.answers(async || self.through_edge(1, Connections::New)).await;
         }
     }
 
@@ -199,12 +201,14 @@ impl Space {
         .await;
     }
 
-    async fn routed(&self) {
-        eventually("Envoy serves the route", UP_WITHIN, || async {
-            let client = self.through_edge(1, Connections::New);
+    /// Waits until the application answers, well or not: kube-proxy and Envoy hear of its pods later than the Deployment.
+    async fn answers(&self, client: impl AsyncFn() -> Client) {
+        eventually("the application answers", UP_WITHIN, || async {
+            let client = client().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
             let tally = client.stop().await;
-            (tally.bad().total() == 0).then_some(())
+            let all = tally.total() > 0 && tally.only(|answer| answer.is_from("")).total() == 0;
+            (all && tally.lost().total() == 0).then_some(())
         })
         .await;
     }
