@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::api::Kind;
 use crate::support::audit::Audit;
 use crate::support::client::Connections;
+use crate::support::metrics::Metrics;
 use crate::support::recorder::{Change, lowest};
 use crate::support::space::{APP, Sample, Space};
 use crate::support::step::Step;
@@ -153,4 +154,50 @@ async fn a_step_is_heard_and_killed() {
     let killed = step.kill().await;
     assert_eq!(killed.code(), None, "{}", killed.output());
     assert!(killed.most_memory_kib > 1000, "{} KiB", killed.most_memory_kib);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn an_autoscaler_follows_all_three_kinds_of_metrics() {
+    let average = |value: &str| json!({"type": "AverageValue", "averageValue": value});
+    let resource = json!({"type": "Resource", "resource": {"name": "cpu", "target": average("100m")}});
+    let pods = json!({"type": "Pods", "pods": {"metric": {"name": "requests"}, "target": average("10")}});
+    let external = json!({"type": "External", "external": {"metric": {"name": "queue"}, "target": average("10")}});
+    // Each asks for three pods; it begins with one.
+    let cases = [
+        (resource, json!({"pods": {"cpu": {"": "300m"}, "memory": {"": "20Mi"}}})),
+        (pods, json!({"pods": {"requests": {"": "30"}}})),
+        (external, json!({"external": {"queue": "30"}})),
+    ];
+    let space = Space::new("scaling").await;
+    let sample = Sample {
+        replicas: 1,
+        route: false,
+        ..Sample::default()
+    };
+    space.deploy(&sample).await;
+    let metrics = Metrics::new(&space);
+    for (metric, values) in cases {
+        let target = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": APP});
+        let object = json!({
+            "apiVersion": "autoscaling/v2",
+            "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": APP},
+            "spec": {"scaleTargetRef": target, "minReplicas": 1, "maxReplicas": 3, "metrics": [metric]}
+        });
+        metrics.set(&values);
+        space.create_object(Kind::HorizontalPodAutoscaler, &object).await;
+        eventually(
+            &format!("{metric} scales to three"),
+            Duration::from_secs(40),
+            || async {
+                let deployment = space.get(Kind::Deployment, APP).await?;
+                (deployment.pointer("/spec/replicas")? == 3).then_some(())
+            },
+        )
+        .await;
+        space.kubectl(&["delete", "hpa", APP]).await;
+        space.kubectl(&["scale", "deployment/app", "--replicas=1"]).await;
+        space.rolled_out().await;
+    }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod audit;
 pub(crate) mod client;
+pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod recorder;
 pub(crate) mod space;

@@ -66,6 +66,7 @@ ENVOY_ADMIN_URL = "http://127.0.0.1:9901"
 # Contour opens a Gateway's listener port, if it is below 1024, at that port plus this in Envoy.
 GATEWAY_PORT = 80
 ENVOY_PORT = 8080
+METRICS_PORT = 4443
 CONTAINERD_SOCKET = RUN / "containerd" / "containerd.sock"
 
 IMAGE = "lab.local/app"

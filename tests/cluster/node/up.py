@@ -12,6 +12,7 @@ import sys
 import time
 
 from down import cgroup_roots
+from metrics import objects as metrics_objects
 from processes import enter, running, start, wait
 from settings import *
 
@@ -39,6 +40,7 @@ def up() -> None:
     controllers()
     edge()
     prometheus()
+    metrics()
     ready()
     environment()
     print(f"the node is up after {time.monotonic() - begun:.0f} s: {ENV_FILE}", file=sys.stderr)
@@ -66,6 +68,7 @@ def certificates() -> None:
     addresses = ["127.0.0.1", NODE_IP, API_SERVICE_IP]
     alternatives = ",".join([f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses])
     openssl_request("apiserver", "/CN=kube-apiserver", f"subjectAltName={alternatives}", signer="ca")
+    openssl_request("metrics", "/CN=metrics", "subjectAltName=DNS:metrics.kube-system.svc", signer="ca")
     openssl_request("front-proxy", "/CN=front-proxy", "extendedKeyUsage=clientAuth", signer="front-proxy-ca")
     run(["openssl", "genpkey", "-quiet", *EC, "-out", PKI / "accounts.key"])
     run(["openssl", "pkey", "-in", PKI / "accounts.key", "-pubout", "-out", PKI / "accounts.pub"])
@@ -385,6 +388,12 @@ def prometheus() -> None:
     start("prometheus", ["prometheus", *(f"--{name}={value}" for name, value in flags.items())])
 
 
+def metrics() -> None:
+    """What autoscalers read, with the values that tests write."""
+    start("metrics", [sys.executable, "-B", HERE / "metrics.py"])
+    kubectl("create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": metrics_objects()}))
+
+
 def ready() -> None:
     node = "{.status.conditions[?(@.type=='Ready')].status}"
     until("the node is Ready", "kubelet", lambda: kubectl("get", "node", NODE, "-o", f"jsonpath={node}") == "True")
@@ -392,6 +401,9 @@ def ready() -> None:
     edge = ("get", "gateway", "edge", "-n", "gateway", "-o", f"jsonpath={gateway}")
     until("the Gateway is accepted and programmed", "contour", lambda: kubectl(*edge) == "TrueTrue")
     until("Envoy is ready", "envoy", lambda: fetch("http://127.0.0.1:8002/ready"))
+    known = "{.items[?(@.spec.service.name=='metrics')].status.conditions[?(@.type=='Available')].status}"
+    apis = ("get", "apiservices", "-o", f"jsonpath={known}")
+    until("the metrics APIs are available", "metrics", lambda: kubectl(*apis) == "True True True")
     until("Prometheus is ready", "prometheus", lambda: fetch(f"{PROMETHEUS_URL}/-/ready"))
 
 
@@ -410,6 +422,7 @@ def environment() -> None:
         "WADE_CLUSTER_ENVOY_ADMIN": RUN / "envoy-admin.sock",
         "WADE_CLUSTER_PROMETHEUS": PROMETHEUS_URL,
         "WADE_CLUSTER_TARGETS": RUN / "prometheus" / "targets",
+        "WADE_CLUSTER_METRICS": RUN / "metrics",
         "WADE_CLUSTER_AUDIT_LOG": RUN / "audit.log",
         "WADE_CLUSTER_PIDS": PIDS,
         "WADE_CLUSTER_LOGS": LOGS,
