@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::account::Account;
 use crate::support::api::Kind;
 use crate::support::audit::Audit;
 use crate::support::client::Connections;
@@ -121,9 +122,9 @@ async fn prometheus_scrapes_the_pods() {
 async fn the_recorder_outlives_the_api_server() {
     let space = Space::alone("outliving").await;
     let recorder = space.recorder().await;
-    space.node.part("kill", "apiserver").await;
+    let outage = space.node.kill("apiserver");
     assert!(space.api.get("/readyz").await.is_err(), "killed, it answers nothing");
-    space.node.part("start", "apiserver").await;
+    drop(outage);
     eventually("the API server is back", Duration::from_secs(60), || async {
         space.api.send(Method::GET, "/readyz", None).await.ok().map(drop)
     })
@@ -200,4 +201,22 @@ async fn an_autoscaler_follows_all_three_kinds_of_metrics() {
         space.kubectl(&["scale", "deployment/app", "--replicas=1"]).await;
         space.rolled_out().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn an_account_may_do_what_its_role_says() {
+    let space = Space::new("asking").await;
+    let rules = json!([{"apiGroups": [""], "resources": ["services"], "verbs": ["list"]}]);
+    let account = Account::new(&space, "reader", &rules).await;
+    let kubeconfig = account.kubeconfig().to_string_lossy().into_owned();
+    let ask = async |resource: &str| {
+        let words = ["--kubeconfig", &kubeconfig, "--namespace", &space.name, "get", resource];
+        let output = space.node.try_kubectl(&words, "").await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    assert!(ask("services").await.0);
+    let (allowed, said) = ask("pods").await;
+    assert!(!allowed && said.contains("cannot list resource \"pods\""), "{said}");
 }

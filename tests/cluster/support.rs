@@ -1,5 +1,6 @@
 //! What the tests on the node stand on.
 
+pub(crate) mod account;
 pub(crate) mod api;
 pub(crate) mod audit;
 pub(crate) mod client;

@@ -17,11 +17,11 @@ BUNDLES = RUN / "containerd" / "state" / "io.containerd.runtime.v2.task" / "k8s.
 
 
 def down() -> None:
-    # The kubelet first, or it starts again what is ended below; containerd after the containers, or its shims report
-    # to nobody.
-    for name in sorted(processes.names(), key=lambda name: (name != "kubelet", name == "containerd")):
+    # Without warning: nothing of what they know is kept. The kubelet first, or it starts again what is ended below;
+    # containerd after the containers, or its shims report to nobody.
+    for name in sorted(processes.names(), key=lambda name: name != "kubelet"):
         if name != "containerd":
-            processes.stop(name, patience=5)
+            processes.stop(name, force=True)
     bundles = [bundle for bundle in BUNDLES.glob("*") if (bundle / "config.json").exists()]
     specs = {bundle: json.loads((bundle / "config.json").read_text()) for bundle in bundles}
     for root in cgroup_roots():
@@ -30,7 +30,7 @@ def down() -> None:
     for pid in _shims():
         processes.kill(pid)
     processes.wait(lambda: not _shims() and not any(_members(root) for root in cgroup_roots()), 10)
-    processes.stop("containerd", patience=5)
+    processes.stop("containerd", force=True)
     for bundle, spec in specs.items():
         _forget(bundle, spec)
     for target in _mounts():

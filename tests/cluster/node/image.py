@@ -1,7 +1,7 @@
 """Container images of one static binary, written without a container builder.
 
-An archive as `docker save` writes it is a tar of layers, configs and a manifest; containerd imports it. The images share
-their one layer and differ in their environment.
+An archive as `docker save` writes it is a tar of layers, configs and a manifest; containerd imports it. The images
+share their one layer and differ in their environment.
 """
 
 import hashlib

@@ -130,8 +130,8 @@ def contour(go: str) -> None:
             gateway = _module(go, source, "sigs.k8s.io/gateway-api")
             shutil.rmtree(CRDS)
             CRDS.mkdir()
-            crds = [own / "examples" / "contour" / "01-crds.yaml", *(gateway / "config" / "crd" / "standard").glob("*.yaml")]
-            for file in crds:
+            crds = (gateway / "config" / "crd" / "standard").glob("*.yaml")
+            for file in [own / "examples" / "contour" / "01-crds.yaml", *crds]:
                 (CRDS / file.name).write_bytes(file.read_bytes())
 
 

@@ -37,7 +37,8 @@ def answer(path: str, query: dict[str, list[str]]) -> dict:
     selector = query.get("labelSelector", [""])[0]
     match path.strip("/").split("/"):
         case ["apis", group, version]:
-            return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{group}/{version}", "resources": []}
+            about = {"groupVersion": f"{group}/{version}", "resources": []}
+            return {"kind": "APIResourceList", "apiVersion": "v1"} | about
         case ["apis", "metrics.k8s.io", _, "namespaces", namespace, "pods"]:
             items = [resource(pod, namespace) for pod in pods(namespace, selector)]
             return {"kind": "PodMetricsList", "apiVersion": RESOURCE, "metadata": {}, "items": [i for i in items if i]}
@@ -136,7 +137,12 @@ def objects() -> list[dict]:
     name, namespace, port = "metrics", "kube-system", 443
     about = {"name": name, "namespace": namespace}
     found = [
-        {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": {"ports": [{"name": "https", "port": port}]}},
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": about,
+            "spec": {"ports": [{"name": "https", "port": port}]},
+        },
         {
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -152,7 +158,8 @@ def objects() -> list[dict]:
         spec = {"group": group, "version": version, "groupPriorityMinimum": 100, "versionPriority": 100}
         spec |= {"service": about | {"port": port}, "caBundle": authority}
         about_api = {"name": f"{version}.{group}"}
-        found.append({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": about_api, "spec": spec})
+        kind = {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService"}
+        found.append(kind | {"metadata": about_api, "spec": spec})
     return found
 
 

@@ -309,7 +309,7 @@ def kubelet() -> None:
 
 
 def edge() -> None:
-    """Contour as processes of the node: it reads Gateways and routes and tells Envoy, which sees the pods' addresses."""
+    """Contour and Envoy as processes of the node: the one reads Gateways and routes, the other reaches the pods."""
     for file in sorted(CRDS.glob("*.yaml")):
         kubectl("create", "-f", str(file))
     kubectl("wait", "crd", "--all", "--for=condition=Established", "--timeout=30s")
@@ -391,6 +391,9 @@ def prometheus() -> None:
 def metrics() -> None:
     """What autoscalers read, with the values that tests write."""
     start("metrics", [sys.executable, "-B", HERE / "metrics.py"])
+    # A group that does not answer when it is announced is looked at again only after ten seconds.
+    url = f"https://{NODE_IP}:{METRICS_PORT}/apis/metrics.k8s.io/v1beta1"
+    until("the metrics are served", "metrics", lambda: fetch(url))
     kubectl("create", "-f", "-", given=json.dumps({"apiVersion": "v1", "kind": "List", "items": metrics_objects()}))
 
 
@@ -450,7 +453,7 @@ def kubectl(*words: str, given: str | None = None) -> str:
 
 
 def fetch(url: str) -> bool:
-    return succeeds(["curl", "-sf", "-m", "2", "-o", "/dev/null", url])
+    return succeeds(["curl", "-skf", "-m", "2", "-o", "/dev/null", url])
 
 
 def succeeds(argv: list) -> bool:

@@ -104,22 +104,32 @@ impl Node {
         child.wait_with_output().await.expect("kubectl was started")
     }
 
-    /// Stops, starts, restarts or kills a part of the node (`apiserver`, `prometheus`, …). The node is shared: a test
-    /// that does this takes [`Node::alone`] first.
-    pub(crate) async fn part(&self, verb: &str, part: &str) {
-        let output = Command::new(self.value("WADE_CLUSTER_NODE"))
-            .args([verb, part])
-            .env("WADE_CLUSTER_CACHE", self.value("WADE_CLUSTER_CACHE"))
-            .env("WADE_CLUSTER_NETNS", self.value("WADE_CLUSTER_NETNS"))
-            .env("WADE_CLUSTER_RUN", self.value("WADE_CLUSTER_RUN"))
-            .output()
-            .await
-            .expect("the node's command lies in the checkout");
-        assert!(
-            output.status.success(),
-            "node {verb} {part}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+    /// Kills a part of the node (`apiserver`, `prometheus`, `contour`, …) without warning; it stays away until the outage
+    /// is over. Everyone shares the node: a test that does this has its space by [`super::space::Space::alone`].
+    pub(crate) fn kill(&self, part: &str) -> Outage {
+        let outage = Outage {
+            node: self.clone(),
+            part: part.to_owned(),
+        };
+        self.tell("kill", part);
+        outage
+    }
+
+    /// Ends a part in good order and starts it again at once.
+    pub(crate) fn restart(&self, part: &str) {
+        self.tell("restart", part);
+    }
+
+    /// Blocks: it takes a moment, and an outage may also be over because a test has failed.
+    fn tell(&self, verb: &str, part: &str) {
+        let mut command = std::process::Command::new(self.value("WADE_CLUSTER_NODE"));
+        command.args([verb, part]).stdin(Stdio::null());
+        for key in ["WADE_CLUSTER_CACHE", "WADE_CLUSTER_NETNS", "WADE_CLUSTER_RUN"] {
+            command.env(key, self.value(key));
+        }
+        let output = command.output().expect("the node's command lies in the checkout");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "node {verb} {part}: {said}");
     }
 
     /// Waits until no other test runs, and keeps them waiting; [`Node::among_others`] is the other side.
@@ -130,6 +140,19 @@ impl Node {
     /// Held by a test that needs the shared parts of the node to stay as they are.
     pub(crate) async fn among_others(&self) -> tokio::sync::RwLockReadGuard<'static, ()> {
         TURNS.read().await
+    }
+}
+
+/// A part of the node is away, until this is dropped: also when the test fails, so that the next one finds it there.
+#[derive(Debug)]
+pub(crate) struct Outage {
+    node: Node,
+    part: String,
+}
+
+impl Drop for Outage {
+    fn drop(&mut self) {
+        self.node.tell("start", &self.part);
     }
 }
 
