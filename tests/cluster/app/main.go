@@ -179,6 +179,8 @@ func (s *service) answerCall(w http.ResponseWriter, r *http.Request, failed bool
 	io.Copy(io.Discard, r.Body)
 	w.Header().Set("Content-Type", "application/grpc")
 	w.Header().Set("Trailer", "Grpc-Status, Grpc-Message")
+	// Sent now, without a length: what is set from here on follows the message.
+	http.NewResponseController(w).Flush()
 	if failed {
 		w.Header().Set("Grpc-Status", "13")
 		w.Header().Set("Grpc-Message", "failed as told")

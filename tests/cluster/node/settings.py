@@ -18,6 +18,7 @@ PACKAGES = {
     "iptables": "iptables",
     "conntrack": "conntrack",
     "prometheus": "prometheus",
+    "curl": "curl",
     "openssl": "openssl",
     "ip": "iproute2",
     "nsenter": "util-linux",
