@@ -12,6 +12,18 @@ demo *args:
 test *args:
     cargo test --locked {{args}}
 
+# The tests on a real Kubernetes node (root; minutes to build it the first time); a node that is up is used and kept
+cluster-test *args:
+    tests/cluster/node/node run {{args}}
+
+# Bring the node up and leave it up; says where its environment file is
+cluster-up:
+    tests/cluster/node/node up
+
+# Take it down: nothing of it is left running
+cluster-down:
+    tests/cluster/node/node down
+
 # What must be clean before a commit
 lint:
     cargo fmt --check

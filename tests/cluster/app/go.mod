@@ -1,0 +1,3 @@
+module wade.dev/tests/cluster/app
+
+go 1.24.0
