@@ -15,6 +15,7 @@
 //! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
+pub mod diagnosis;
 pub mod isolation;
 pub mod release;
 pub mod route;
