@@ -16,6 +16,7 @@
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
 //TMP pub mod adapter;
+pub mod diagnosis;
 pub mod isolation;
 //TMP mod look;
 pub mod reach;

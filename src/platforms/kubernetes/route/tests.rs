@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
 const APP: &str = "app";
 const CANARY: &str = "app-canary";
 const PAIR: Pair<'static> = Pair {
@@ -17,6 +19,7 @@ fn path(prefix: &str) -> Value {
     json!({"path": {"type": "PathPrefix", "value": prefix}})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it reads as a literal where it is called")]
 fn rule(prefix: &str, backends: Vec<Value>) -> Value {
     json!({"matches": [path(prefix)], "backendRefs": backends})
 }
@@ -325,7 +328,7 @@ fn what_others_write_is_told_in_words() {
             Observed::Split(split) => split.to_string(),
         }
     };
-    let cases: [(&str, &dyn Fn(&mut Value), &str); 8] = [
+    let cases: [(&str, Edit<'_>, &str); 8] = [
         ("untouched", &|_| {}, "5%"),
         ("reset to the original", &|rules| *rules = original.clone(), "absent"),
         (
@@ -440,7 +443,7 @@ fn grpc_rules_without_matches_can_be_matched() {
     let original = json!([{"backendRefs": [backend("app", 1)]}]);
     let split = matching(header("x", Some("1")));
     let made = with_split(&warmed(&original, APP, CANARY), &original, APP, CANARY, &split).unwrap();
-    assert_eq!(split_of(&made, &original, APP, CANARY), Observed::Split(split.clone()));
+    assert_eq!(split_of(&made, &original, APP, CANARY), Observed::Split(split));
     assert_eq!(restored(&made, &original, APP, CANARY), original);
 }
 
@@ -564,7 +567,7 @@ proptest! {
                 prop_assert_eq!(lowest(&units(rule, PAIR)), lowest(&units(before, PAIR)));
             }
         }
-        prop_assert_eq!(restored(&now, &original, APP, CANARY), original.clone());
+        prop_assert_eq!(&restored(&now, &original, APP, CANARY), &original);
         prop_assert_eq!(with_split(&now, &original, APP, CANARY, &ALL_STABLE).unwrap(), {
             // The weights of a rule that does not say them are said from then on.
             let mut all = warmed(&original, APP, CANARY);

@@ -223,7 +223,8 @@ fn a_healthy_deployment_has_no_obstacles() {
 #[test]
 fn each_obstacle_is_one_sentence_with_what_to_do() {
     let claim = json!({"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}});
-    let cases: [(Obstacle, &dyn Fn(&mut Value), &str); 8] = [
+    type Edit<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Obstacle, Edit<'_>, &str); 8] = [
         (
             Obstacle::Recreate,
             &|d| d["spec"]["strategy"] = json!({"type": "Recreate"}),
