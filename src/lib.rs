@@ -33,6 +33,7 @@
 //! * [`store`]: the record, written before anything is done; SQLite.
 //! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
+//! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
@@ -45,6 +46,7 @@
 pub mod apiserver;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod controller;
 pub mod daemon;
 pub mod demo;

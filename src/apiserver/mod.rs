@@ -287,6 +287,17 @@ impl ApiServer {
     /// # Errors
     /// As [`Self::patch`].
     pub async fn patch_at(&self, kind: Kind, name: &str, part: Option<&str>, patch: &Patch) -> Result<Value, ApiError> {
+        self.send_patch(kind, name, part, patch, "").await
+    }
+
+    async fn send_patch(
+        &self,
+        kind: Kind,
+        name: &str,
+        part: Option<&str>,
+        patch: &Patch,
+        more: &str,
+    ) -> Result<Value, ApiError> {
         let mut path = kind.path(&self.namespace, Some(name));
         if let Some(part) = part {
             path = format!("{path}/{part}");
@@ -302,13 +313,21 @@ impl ApiServer {
         };
         self.ask(
             Method::PATCH,
-            &with_query(path, &query),
+            &with_query(path, &format!("{query}{more}")),
             Some((media, body)),
             "patch",
             kind,
             name,
         )
         .await
+    }
+
+    /// What a change would make of an object, with all the server completes and all it refuses; nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Self::patch`].
+    pub async fn try_patch(&self, kind: Kind, name: &str, patch: &Patch) -> Result<Value, ApiError> {
+        self.send_patch(kind, name, None, patch, "&dryRun=All").await
     }
 
     /// Replaces an object whole, subject to its resourceVersion.

@@ -114,10 +114,10 @@ pub(super) async fn resume(args: ResumeArgs) -> Result<Exit, Failure> {
 }
 
 pub(super) async fn abort(args: AbortArgs) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, name) = args.connection.open(Some(&args.name)).await?;
     back(
         &client,
-        &args.name,
+        &name,
         args.reason,
         args.detach,
         Screen::new(args.output.output),
@@ -148,10 +148,11 @@ pub(super) async fn back(
     let from = retreat.map_or(record.state.next_entry, |entry| entry.number + 1);
     screen = screen.with_live();
     let args = FollowArgs {
-        on_interrupt: OnInterrupt::Detach,
+        on_interrupt: Some(OnInterrupt::Detach),
         ..FollowArgs::default()
     };
     let end = follow(client, &answer.release, from, args, Codes::Hidden, &mut screen).await?;
+    client.finished().await;
     Ok(match end.exit(false) {
         // Asked for and done; whichever reason came first, users are on stable.
         Exit::Aborted | Exit::RolledBack | Exit::Rejected | Exit::Superseded | Exit::NoVerdict => Exit::Done,
@@ -161,8 +162,8 @@ pub(super) async fn back(
 
 impl Common {
     async fn ask(self, kind: CommandKind) -> Result<Exit, Failure> {
-        let client = self.connection.client()?;
-        command(&client, &self.name, kind, self.reason, &Screen::new(self.output.output)).await
+        let (client, name) = self.connection.open(Some(&self.name)).await?;
+        command(&client, &name, kind, self.reason, &Screen::new(self.output.output)).await
     }
 }
 
@@ -175,7 +176,20 @@ pub(super) async fn command(
     screen: &Screen,
 ) -> Result<Exit, Failure> {
     let answer = answered(client.command(name, &CommandRequest { kind, reason })).await?;
-    Ok(say(screen, &answer))
+    let exit = say(screen, &answer);
+    if client.is_carrying() {
+        // Nobody carried the release any more; this process does now, so it stays until the end.
+        if !screen.is_json() {
+            screen.text(&format!(
+                "{} had been left by a run that is gone; this command carries it to its end now",
+                answer.release
+            ));
+        }
+        let mut own = Screen::new(if screen.is_json() { super::screen::Format::Json } else { super::screen::Format::Text });
+        follow(client, &answer.release, 1, FollowArgs::default(), Codes::Hidden, &mut own).await?;
+        client.finished().await;
+    }
+    Ok(exit)
 }
 
 fn say(screen: &Screen, answer: &Acknowledged) -> Exit {

@@ -1,9 +1,16 @@
-//! Which daemon a verb speaks to.
+//! Whom a verb speaks to: a daemon, or a cluster in which nothing is installed.
+//!
+//! A name like `deployment/checkout`, a namespace or a context means the cluster; everything else the daemon. After that
+//! no verb can tell them apart.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::Failure;
+use crate::apiserver::{ApiServer, ConnectOptions};
+use crate::clock::SystemClock;
+use crate::cluster::{Cluster, Options};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::daemon::client::Client;
 
@@ -33,18 +40,91 @@ pub struct Connection {
     /// A file with the token for --url
     #[arg(long, env = "WADE_TOKEN_FILE", value_name = "PATH", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
+}
+
+/// Which cluster.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Which cluster (for deployment/NAME)")]
+pub struct ClusterArgs {
+    /// The namespace; the context's own if left out
+    #[arg(long, short, env = "WADE_NAMESPACE", value_name = "NAME", hide_env_values = true)]
+    pub namespace: Option<String>,
+    /// The kubeconfig's context; its current one if left out
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// The kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's own account if left out
+    #[arg(long, value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl ClusterArgs {
+    fn is_said(&self) -> bool {
+        self.namespace.is_some() || self.context.is_some() || self.kubeconfig.is_some()
+    }
+
+    /// A handle on the cluster; nothing is sent yet.
+    ///
+    /// # Errors
+    /// No kubeconfig, or one that cannot be understood.
+    pub async fn api(&self) -> Result<ApiServer, Failure> {
+        let options = ConnectOptions {
+            kubeconfig: self.kubeconfig.clone(),
+            context: self.context.clone(),
+            namespace: self.namespace.clone(),
+            token_file: None,
+        };
+        let connected = ApiServer::connect(&options).await;
+        connected.map_err(|error| {
+            Problem {
+                kind: ProblemKind::Unavailable,
+                message: error.to_string(),
+            }
+            .into()
+        })
+    }
+}
+
+/// The Deployment that a name means, if it means one: `deployment/checkout`, as kubectl writes it.
+pub fn deployment(name: &str) -> Option<&str> {
+    let (kind, own) = name.split_once('/')?;
+    matches!(kind, "deployment" | "deployments" | "deploy" | "deployment.apps").then_some(own)
 }
 
 impl Connection {
-    /// A client for the daemon; nothing is sent yet.
+    /// A client for whoever carries the releases of `name`, and the name without its kind; nothing is asked yet.
     ///
     /// # Errors
-    /// No socket is there, or the token cannot be read.
-    pub fn client(&self) -> Result<Client, Failure> {
-        match (&self.url, &self.token_file) {
-            (Some(url), Some(file)) => Ok(Client::http(url, token(file)?)?),
-            _ => Ok(Client::socket(&self.socket)?),
+    /// No socket is there, the token cannot be read, or no cluster is configured.
+    pub async fn open(&self, name: Option<&str>) -> Result<(Client, String), Failure> {
+        self.open_with(name, Options::default()).await
+    }
+
+    /// As [`Self::open`], with what a release in a cluster needs to know.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(&self, name: Option<&str>, options: Options) -> Result<(Client, String), Failure> {
+        let said = name.unwrap_or_default();
+        if let Some((kind, own)) = said.split_once('/')
+            && deployment(said).is_none()
+        {
+            return Err(Failure::usage(format!(
+                "`{kind}` cannot be released; write deployment/{own} (StatefulSets and DaemonSets are not supported yet)"
+            )));
         }
+        if deployment(said).is_none() && !self.cluster.is_said() {
+            let client = match (&self.url, &self.token_file) {
+                (Some(url), Some(file)) => Client::http(url, token(file)?)?,
+                _ => Client::socket(&self.socket)?,
+            };
+            return Ok((client, said.to_owned()));
+        }
+        let api = self.cluster.api().await?;
+        let cluster = Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?);
+        let own = deployment(said).unwrap_or(said).to_owned();
+        Ok((Client::over(Arc::new(cluster), false), own))
     }
 }
 

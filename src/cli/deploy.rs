@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::connect::{Connection, answered};
+use super::connect::{Connection, answered, deployment};
 use super::exit::{Exit, Failure};
 use super::files::text;
 use super::follow::{Codes, FollowArgs, follow};
 use super::pipeline::{deploy_window, environment, pipeline};
 use super::render::status::head;
 use super::screen::{OutputArg, Screen};
+use crate::cluster::Options;
+use crate::cluster::admit::Ask;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
-use crate::spec::read_rollout;
+use crate::platforms::kubernetes::template::For;
+use crate::spec::{Span, Workload, read_rollout};
 use crate::spec::vars::VERSION;
 
 /// Release a new version and follow it to its end
@@ -24,16 +27,18 @@ Examples:
   wade deploy checkout --version 1.4.2 --dry-run
   wade deploy checkout --version 1.4.3 --emergency --reason \"payments are down\"
   wade deploy checkout --version 1.4.2 --output json | jq -c .event
+  wade deploy deployment/checkout -n shop --image registry.example/checkout:1.4.2
+  wade deploy deployment/checkout -n shop -f rollout.yaml --set-image app=registry.example/checkout:1.4.2
 
 In a pipeline the exit code says how it ended: 0 promoted, 3 rolled back, 4 aborted,
 5 rejected, 6 still waiting, 7 not reachable, 8 superseded, 9 stuck, 10 not proven.
 Commit, author and pipeline page are taken from GitLab CI, GitHub Actions, Jenkins, Drone
 and CircleCI. DEPLOY_WINDOW=true|false says whether a release may begin now.")]
 pub(super) struct Args {
-    /// The rollout's name; with -f it may be left out
-    #[arg(value_name = "NAME", required_unless_present = "file")]
+    /// The rollout's name, or deployment/NAME in a cluster; with -f it may be left out
+    #[arg(value_name = "NAME", required_unless_present_any = ["file", "from_file"])]
     name: Option<String>,
-    /// The rollout's file, which must be the one that the daemon has; checked before anything is asked
+    /// The rollout's file: with a daemon the one that it has, checked before anything is asked; in a cluster the policy
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Set a declared variable; may be repeated
@@ -55,6 +60,8 @@ pub(super) struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    revision: RevisionArgs,
+    #[command(flatten)]
     follow: FollowArgs,
     #[command(flatten)]
     pub(super) output: OutputArg,
@@ -62,7 +69,136 @@ pub(super) struct Args {
     connection: Connection,
 }
 
+/// What is new, in a cluster.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "In a cluster")]
+pub(super) struct RevisionArgs {
+    /// The image to release, where the pods have one container
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+    /// The image of one container; may be repeated
+    #[arg(long, value_name = "CONTAINER=IMAGE", value_parser = pair)]
+    set_image: Vec<(String, String)>,
+    /// A variable of the only container, or of CONTAINER/NAME; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// A changed Deployment (YAML or JSON, - for standard input), applied server-side
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+    /// The Deployment has been changed and is held already (`wade-hold` in Helm): release what is in it
+    #[arg(long, conflicts_with_all = ["image", "set_image", "env", "from_file"])]
+    held: bool,
+    /// A strategy by name, instead of the policy's own
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Run both versions side by side even where the Deployment looks as if they must not
+    #[arg(long)]
+    allow_parallel: bool,
+    /// Accept that the manifest lowers the number of replicas by half or more
+    #[arg(long)]
+    allow_fewer: bool,
+    /// Print the policy that is applied, to be written down, and touch nothing
+    #[arg(long)]
+    print_rollout: bool,
+    /// How long this job goes on; a plan that may take longer is refused before anything is touched
+    #[arg(long, value_name = "TIME")]
+    time_left: Option<Span>,
+}
+
+impl RevisionArgs {
+    /// Whether anything is said that only a cluster understands.
+    fn is_said(&self) -> bool {
+        self.held
+            || self.image.is_some()
+            || !self.set_image.is_empty()
+            || !self.env.is_empty()
+            || self.from_file.is_some()
+            || self.print_rollout
+    }
+
+    fn ask(&self) -> Result<Ask, Failure> {
+        let only = |value: &String| For {
+            container: None,
+            value: value.clone(),
+        };
+        let of = |(container, image): &(String, String)| For {
+            container: Some(container.clone()),
+            value: image.clone(),
+        };
+        let env = |(name, value): &(String, String)| match name.split_once('/') {
+            Some((container, name)) => For {
+                container: Some(container.to_owned()),
+                value: (name.to_owned(), value.clone()),
+            },
+            None => For {
+                container: None,
+                value: (name.clone(), value.clone()),
+            },
+        };
+        Ok(Ask {
+            images: self
+                .image
+                .iter()
+                .map(only)
+                .chain(self.set_image.iter().map(of))
+                .collect(),
+            env: self.env.iter().map(env).collect(),
+            manifest: self.from_file.as_deref().map(super::manifest::deployment).transpose()?,
+            held: self.held,
+            template: None,
+            allow_parallel: self.allow_parallel,
+            allow_fewer: self.allow_fewer,
+        })
+    }
+}
+
+/// The cluster's options, if this is about a cluster.
+fn options(args: &Args) -> Result<Options, Failure> {
+    let rollout = match &args.file {
+        Some(file) => {
+            let source = file.display().to_string();
+            Some(read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?)
+        }
+        None => None,
+    };
+    Ok(Options {
+        ask: args.revision.ask()?,
+        rollout,
+        strategy: args.revision.strategy.clone(),
+        strategies: Default::default(),
+        time_left: args.revision.time_left.map(Span::signed),
+    })
+}
+
+/// Whether a release goes to a cluster, and to which Deployment there.
+fn target(args: &Args) -> Result<Option<String>, Failure> {
+    if let Some(name) = &args.name
+        && let Some(own) = deployment(name)
+    {
+        return Ok(Some(own.to_owned()));
+    }
+    if let Some(file) = &args.file {
+        let source = file.display().to_string();
+        let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
+        if let Workload::Deployment(own) = &rollout.spec.workload {
+            return Ok(Some(own.clone()));
+        }
+    }
+    if let Some(file) = &args.revision.from_file {
+        let manifest = super::manifest::deployment(file)?;
+        let own = crate::apiserver::value::name(&manifest).to_owned();
+        return Ok(Some(own));
+    }
+    if args.revision.is_said() || args.connection.cluster.namespace.is_some() {
+        return Ok(args.name.clone());
+    }
+    Ok(None)
+}
+
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    if let Some(own) = target(&args)? {
+        return in_cluster(args, &own).await;
+    }
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
     let request = ReleaseRequest {
@@ -76,7 +212,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         deploy_window: deploy_window(environment)?,
         pipeline: pipeline(environment),
     };
-    let client = args.connection.client()?;
+    let (client, name) = args.connection.open(Some(&name)).await?;
     let screen = Screen::new(args.output.output);
     if args.dry_run {
         let plan = answered(client.preview(&name, &request)).await?;
@@ -88,6 +224,49 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         return Ok(Exit::Done);
     }
     begin(&client, &name, &request, args.follow, screen).await
+}
+
+async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
+    let options = options(&args)?;
+    let screen = Screen::new(args.output.output);
+    if args.revision.print_rollout {
+        let namespace = args.connection.cluster.namespace.as_deref().unwrap_or("default");
+        screen.text(&print_rollout(own, namespace, &options));
+        return Ok(Exit::Done);
+    }
+    let request = ReleaseRequest {
+        target: ReleaseTarget::default(),
+        reason: args.reason,
+        emergency: args.emergency,
+        require_proof: args.require_proof,
+        deploy_window: deploy_window(environment)?,
+        pipeline: pipeline(environment),
+    };
+    let (client, name) = args
+        .connection
+        .open_with(Some(&format!("deployment/{own}")), options)
+        .await?;
+    if args.dry_run {
+        let plan = answered(client.preview(&name, &request)).await?;
+        if screen.is_json() {
+            screen.json(&serde_json::json!({ "plan": plan }));
+        } else {
+            screen.text(&plan);
+        }
+        return Ok(Exit::Done);
+    }
+    begin(&client, &name, &request, args.follow, screen).await
+}
+
+/// The policy as a file, to be kept beside the service's sources.
+fn print_rollout(deployment: &str, namespace: &str, options: &Options) -> String {
+    let strategy = options.strategy.as_deref().unwrap_or("careful");
+    match &options.rollout {
+        Some(rollout) => serde_json::to_string_pretty(rollout).unwrap_or_default(),
+        None => format!(
+            "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {deployment}, namespace: {namespace}}}\nspec:\n  workload: {{deployment: {deployment}}}\n  strategy: {{use: {strategy}}}\n  # smoke: [{{http: /healthz}}]\n  # gates: [{{before: 50%, approvers: [\"group:payments\"]}}]\n"
+        ),
+    }
 }
 
 /// Asks for a release, says what was found, and follows it. What `deploy`, `rollback` and `retry` share.
@@ -109,6 +288,11 @@ pub(super) async fn begin(
         return Ok(Exit::Done);
     };
     if args.detach {
+        if client.is_carrying() {
+            return Err(Failure::usage(
+                "--detach needs somebody who carries the release: a daemon, or --in-cluster",
+            ));
+        }
         if !screen.is_json() {
             screen.text(&format!("follow   wade status -w {name}"));
         }
@@ -126,6 +310,7 @@ pub(super) async fn begin(
         &mut screen,
     )
     .await?;
+    client.finished().await;
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;

@@ -31,12 +31,11 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY: SignedDuration = SignedDuration::from_secs(30);
 
 /// What an interrupt (Ctrl-C, SIGTERM) does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnInterrupt {
     /// The release is aborted: back to stable.
     Abort,
-    /// The release goes on in the daemon.
-    #[default]
+    /// The release is left: a daemon goes on with it, without one it waits for the next `wade`.
     Detach,
 }
 
@@ -46,9 +45,10 @@ pub struct FollowArgs {
     /// Return once the release is under way, without following it
     #[arg(long)]
     pub detach: bool,
-    /// What Ctrl-C and SIGTERM do: detach leaves the release to the daemon, abort goes back to stable
-    #[arg(long, value_enum, default_value_t, value_name = "WHAT", hide_possible_values = true)]
-    pub on_interrupt: OnInterrupt,
+    /// What Ctrl-C and SIGTERM do: detach leaves the release (the default with a daemon), abort goes back to stable (the
+    /// default without one)
+    #[arg(long, value_enum, value_name = "WHAT", hide_possible_values = true)]
+    pub on_interrupt: Option<OnInterrupt>,
     /// How long to wait whenever a person or a window has to say yes, like 30m; then exit 6, the release goes on
     #[arg(long, value_name = "TIME")]
     pub wait: Option<Span>,
@@ -177,7 +177,7 @@ impl Follower<'_> {
                         () = interrupts.next() => return Ok(self.detach()),
                     }
                 }
-                Woken::Interrupted if self.args.on_interrupt == OnInterrupt::Abort && !aborting => {
+                Woken::Interrupted if self.aborts() && !aborting => {
                     aborting = true;
                     self.abort().await?;
                 }
@@ -318,12 +318,28 @@ impl Follower<'_> {
         }
     }
 
+    fn aborts(&self) -> bool {
+        let otherwise = if self.client.is_carried() {
+            OnInterrupt::Detach
+        } else {
+            OnInterrupt::Abort
+        };
+        self.args.on_interrupt.unwrap_or(otherwise) == OnInterrupt::Abort
+    }
+
     fn detach(&self) -> End {
         let name = &self.key.rollout;
-        self.say(&format!(
-            "{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back",
-            self.key
-        ));
+        self.say(&if self.client.is_carried() {
+            format!(
+                "{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back",
+                self.key
+            )
+        } else {
+            format!(
+                "{} is left as it is, and nobody carries it: `wade settle deployment/{name}` goes back, the same `wade deploy` goes on",
+                self.key
+            )
+        });
         End::Detached
     }
 

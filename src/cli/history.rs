@@ -25,8 +25,8 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
-    let releases = answered(client.releases(&args.name)).await?;
+    let (client, name) = args.connection.open(Some(&args.name)).await?;
+    let releases = answered(client.releases(&name)).await?;
     let screen = Screen::new(args.output.output);
     if screen.is_json() {
         releases.iter().for_each(|release| screen.json(release));

@@ -24,6 +24,7 @@ mod deploy;
 mod history;
 mod judge;
 mod man;
+mod manifest;
 mod plan;
 mod retry;
 mod rollback;

@@ -36,10 +36,10 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, name) = args.connection.open(Some(&args.name)).await?;
     let screen = Screen::new(args.output.output);
-    if runs(&answered(client.rollout(&args.name)).await?) {
-        return command(&client, &args.name, CommandKind::Retry, args.reason, &screen).await;
+    if runs(&answered(client.rollout(&name)).await?) {
+        return command(&client, &name, CommandKind::Retry, args.reason, &screen).await;
     }
     let request = ReleaseRequest {
         target: ReleaseTarget::Retry,
@@ -49,7 +49,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         pipeline: pipeline(environment),
         ..ReleaseRequest::default()
     };
-    begin(&client, &args.name, &request, args.follow, screen).await
+    begin(&client, &name, &request, args.follow, screen).await
 }
 
 /// Whether a release of the service is not over.

@@ -36,9 +36,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, name) = args.connection.open(Some(&args.name)).await?;
+    let name = name.as_str();
     let screen = Screen::new(args.output.output);
-    let name = &args.name;
     if runs(&answered(client.rollout(name)).await?) {
         return match args.to {
             None => back(&client, name, args.reason, args.follow.detach, screen).await,

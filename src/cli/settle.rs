@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::connect::{Connection, answered};
 use super::exit::{Exit, Failure};
+use super::follow::{Codes, FollowArgs, follow};
 use super::retry::runs;
 use super::screen::{OutputArg, Screen};
 use crate::daemon::api::RolloutView;
+use crate::daemon::client::Client;
 use crate::spec::Span;
 
 /// How often to look.
@@ -34,10 +36,14 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, own) = args.connection.open(args.name.as_deref()).await?;
     let screen = Screen::new(args.output.output);
+    let name = args.name.as_ref().map(|_| own);
+    if !client.is_carried() {
+        settle_here(&client, name.as_deref(), &screen).await?;
+    }
     let look = || async {
-        match &args.name {
+        match &name {
             Some(name) => Ok(vec![answered(client.rollout(name)).await?]),
             None => answered(client.rollouts()).await,
         }
@@ -91,6 +97,29 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             last(&[stuck], &screen, Exit::Stuck)
         }
     }
+}
+
+/// Where nobody else does it, what a dead run left is finished or undone by this process.
+async fn settle_here(client: &Client, name: Option<&str>, screen: &Screen) -> Result<(), Failure> {
+    let names: Vec<String> = match name {
+        Some(name) => vec![name.to_owned()],
+        None => answered(client.rollouts())
+            .await?
+            .into_iter()
+            .map(|view| view.name)
+            .collect(),
+    };
+    for name in names {
+        if let Some(key) = client.settle(&name).await? {
+            if !screen.is_json() {
+                screen.text(&format!("{key} was left unfinished by a run that is gone; settling it"));
+            }
+            let mut own = Screen::new(if screen.is_json() { super::screen::Format::Json } else { super::screen::Format::Text });
+            follow(client, &key, 1, FollowArgs::default(), Codes::Hidden, &mut own).await?;
+            client.finished().await;
+        }
+    }
+    Ok(())
 }
 
 /// With `--output json` the services as they are at the end.

@@ -40,9 +40,9 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, own) = args.connection.open(args.name.as_deref()).await?;
     let mut screen = Screen::new(args.output.output);
-    let Some(name) = args.name else {
+    let Some(name) = args.name.map(|_| own) else {
         let views = answered(client.rollouts()).await?;
         if screen.is_json() {
             views.iter().for_each(|view| screen.json(view));

@@ -27,18 +27,18 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
-    let client = args.connection.client()?;
+    let (client, name) = args.connection.open(Some(&args.name)).await?;
     let key = match args.release {
         Some(number) => ReleaseKey {
-            rollout: args.name.clone(),
+            rollout: name.clone(),
             number,
         },
         None => {
-            let view = answered(client.rollout(&args.name)).await?;
+            let view = answered(client.rollout(&name)).await?;
             view.release.map(|release| release.key).ok_or_else(|| {
                 Failure::usage(format!(
                     "nothing of {} has been released yet; `wade deploy {}` does",
-                    args.name, args.name
+                    name, name
                 ))
             })?
         }

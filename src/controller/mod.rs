@@ -142,6 +142,7 @@ pub struct Controller<P, S> {
     history: HistoryRecorder,
     epoch: u64,
     last_judge_write: Option<Timestamp>,
+    judge_writes_every: jiff::SignedDuration,
     platform: P,
     signals: S,
     store: Arc<dyn Store>,
@@ -149,7 +150,7 @@ pub struct Controller<P, S> {
     notices: Box<dyn FnMut(Notice) + Send>,
 }
 
-/// The judge's evidence is written with every entry, and otherwise at most this often.
+/// The judge's evidence is written with every entry, and otherwise at most this often unless told otherwise.
 const JUDGE_WRITE_EVERY: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 /// A pass that could do nothing is repeated after this.
 const RETRY: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
@@ -182,6 +183,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             history,
             epoch,
             last_judge_write: None,
+            judge_writes_every: JUDGE_WRITE_EVERY,
             platform,
             signals,
             store,
@@ -216,6 +218,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     #[must_use]
     pub fn with_urgent(mut self, urgent: Urgent) -> Self {
         self.urgent = urgent;
+        self
+    }
+
+    /// Writes the judge's evidence at most this often between entries; for stores where a write is dear.
+    #[must_use]
+    pub fn with_judge_writes_every(mut self, every: jiff::SignedDuration) -> Self {
+        self.judge_writes_every = every;
         self
     }
 
@@ -381,7 +390,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         let judge_due = self.judge.is_some()
             && self
                 .last_judge_write
-                .is_none_or(|last| now.duration_since(last) >= JUDGE_WRITE_EVERY);
+                .is_none_or(|last| now.duration_since(last) >= self.judge_writes_every);
         if !news && !judge_due {
             self.state = decision.state.clone();
             return Recorded::Yes(Box::new(decision));

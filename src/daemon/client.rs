@@ -36,6 +36,21 @@ pub trait Door: Send + Sync {
     async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem>;
     /// Follows a release from entry `from` (1 is the first) to its end.
     async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem>;
+
+    /// Whether this process itself carries a release, which ends with it.
+    fn is_carrying(&self) -> bool {
+        false
+    }
+
+    /// Waits until what this process carries has come to its end.
+    async fn finished(&self) {}
+
+    /// Finishes or undoes what a dead run left behind, where nobody else does that by itself: the release that is being
+    /// settled now.
+    async fn settle(&self, name: &str) -> Result<Option<ReleaseKey>, Problem> {
+        let _ = name;
+        Ok(None)
+    }
 }
 
 /// Notices of one release as they come.

@@ -426,7 +426,7 @@ impl Daemon {
 }
 
 /// Whether an event is what came of a command, and whether it was followed.
-fn answers(event: &Event, id: u64) -> Option<bool> {
+pub(crate) fn answers(event: &Event, id: u64) -> Option<bool> {
     let (command, followed) = match event {
         Event::GateOpened { command, .. }
         | Event::Promoted { command, .. }

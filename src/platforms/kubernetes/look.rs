@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::release::{Release, RouteKind};
+use super::release::{Release, RouteKind, RouteRef};
 use super::route::{self, Observed};
 use super::{HASH, REVISION, managers, share, workload};
 use crate::apiserver::Kind;
@@ -37,6 +37,47 @@ impl RouteKind {
             Self::Http => Kind::HttpRoute,
             Self::Grpc => Kind::GrpcRoute,
         }
+    }
+}
+
+/// One route of a release, as its rules are read and written.
+pub(super) struct Lane<'a> {
+    pub(super) part: &'a RouteRef,
+    canary: String,
+}
+
+impl<'a> Lane<'a> {
+    pub(super) fn new(release: &Release, part: &'a RouteRef) -> Self {
+        Self {
+            part,
+            canary: release.canary_service(&part.service),
+        }
+    }
+
+    pub(super) fn split_of(&self, object: &Value) -> Observed {
+        route::split_of(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary)
+    }
+
+    /// Nothing of ours is in it: everybody is on stable.
+    pub(super) fn is_absent(&self, object: &Value) -> bool {
+        self.split_of(object) == Observed::Absent
+    }
+
+    pub(super) fn warmed(&self, object: &Value) -> Value {
+        route::warmed(&object["spec"]["rules"], &self.part.service, &self.canary)
+    }
+
+    pub(super) fn with_split(&self, object: &Value, split: &Split) -> Result<Value, String> {
+        route::with_split(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary, split)
+    }
+
+    pub(super) fn restored(&self, object: &Value) -> Value {
+        route::restored(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary)
+    }
+
+    /// As it was before the release.
+    fn is_clean(&self, object: &Value) -> bool {
+        self.restored(object) == object["spec"]["rules"] && annotation(object, super::EPOCH).is_none()
     }
 }
 
@@ -117,17 +158,18 @@ impl<'a> Look<'a> {
                 // Nobody is led anywhere by a route that is gone.
                 continue;
             };
-            let canary = self.release.canary_service(&part.service);
-            let split = match route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary) {
-                Observed::Split(split) => split,
-                Observed::Absent => {
-                    // Nothing of ours is in it: nothing to be confirmed.
-                    if seen.as_ref().is_some_and(|seen| *seen != ALL_STABLE) {
-                        return fact;
-                    }
-                    seen = Some(ALL_STABLE);
-                    continue;
+            let lane = Lane::new(self.release, part);
+            if lane.is_absent(&object) {
+                // Nothing of ours is in it: nothing to be confirmed.
+                if seen.as_ref().is_some_and(|seen| *seen != ALL_STABLE) {
+                    return fact;
                 }
+                seen = Some(ALL_STABLE);
+                continue;
+            }
+            let split = match lane.split_of(&object) {
+                Observed::Split(split) => split,
+                Observed::Absent => ALL_STABLE,
                 Observed::NotOurs { what } => {
                     let who = managers::last_writer(&object, &["spec", "rules"]).unwrap_or_default();
                     fact.conflict = Some(format!("{} {}: {what}{who}", part.kind.kind().word(), part.name));
@@ -200,12 +242,7 @@ impl<'a> Look<'a> {
             self.view
                 .get(part.kind.kind(), &part.name)
                 .is_none_or(|object| {
-                    let canary = self.release.canary_service(&part.service);
-                    part.declared
-                        || matches!(
-                            route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary),
-                            Observed::Absent
-                        )
+                    Lane::new(self.release, part).is_clean(&object)
                 })
         });
         let scaler = self.release.scaler.as_ref().is_none_or(|scaler| {

@@ -15,18 +15,20 @@
 //! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
-//TMP pub mod adapter;
+pub mod adapter;
+pub mod budget;
 pub mod diagnosis;
 pub mod isolation;
-//TMP mod look;
+mod look;
+pub mod managers;
 pub mod reach;
 pub mod release;
 pub mod route;
 pub mod share;
-//TMP pub mod signals;
-//TMP mod steps;
+pub mod signals;
+mod steps;
 pub mod template;
-//TMP pub mod workload;
+pub mod workload;
 
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
@@ -34,6 +36,10 @@ pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, 
 pub const RELEASE: &str = "wade.dev/release";
 /// On everything Wade writes while a release runs: the holder's epoch. A holder with a lower one stops.
 pub const EPOCH: &str = "wade.dev/epoch";
+/// On a Deployment that Wade has left paused because its template is somebody else's to put back: why.
+pub const LEFT_PAUSED: &str = "wade.dev/left-paused";
+/// Label of what Wade creates: which part of it, `record` or `release`.
+pub const PART: &str = "wade.dev/part";
 /// Label of everything Wade creates: the rollout's name.
 pub const ROLLOUT: &str = "wade.dev/rollout";
 /// The label by which a ReplicaSet tells its pods from others'.

@@ -9,7 +9,7 @@ use jiff::SignedDuration;
 use serde_json::Value;
 
 use super::adapter::{KubernetesPlatform, pins};
-use super::look::Look;
+use super::look::{Lane, Look};
 use super::release::RouteRef;
 use super::{route, workload};
 use crate::apiserver::value::{controller, flag, name, uid};
@@ -153,16 +153,11 @@ impl KubernetesPlatform {
 
     /// The canary's backend stands in the route at weight 0, so that the data plane knows it before it matters.
     async fn warm(&self, part: &RouteRef) -> Result<(), PlatformError> {
-        let canary = self.release.canary_service(&part.service);
+        let lane = Lane::new(&self.release, part);
         let epoch = self.epoch;
         self.ensure(part.kind.kind(), &part.name, |object| {
-            match route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary) {
-                route::Observed::Absent => {
-                    let warmed = route::warmed(&object["spec"]["rules"], &part.service, &canary);
-                    workload::rules(object, &warmed, Some(epoch))
-                }
-                route::Observed::Split(_) | route::Observed::NotOurs { .. } => None,
-            }
+            lane.is_absent(object)
+                .then(|| workload::rules(object, &lane.warmed(object), Some(epoch)))?
         })
         .await?;
         Ok(())
@@ -175,18 +170,15 @@ impl KubernetesPlatform {
         }
         let release = self.release.clone();
         for part in &release.routes {
-            let canary = release.canary_service(&part.service);
+            let lane = Lane::new(&release, part);
             let epoch = self.epoch;
             let fault = std::sync::Mutex::new(None);
             self.ensure(part.kind.kind(), &part.name, |object| {
-                let now = &object["spec"]["rules"];
-                if matches!(route::split_of(now, &part.rules, &part.service, &canary), route::Observed::Absent)
-                    && *split == ALL_STABLE
-                {
+                if *split == ALL_STABLE && lane.is_absent(object) {
                     // Everybody is on stable already.
                     return None;
                 }
-                match route::with_split(now, &part.rules, &part.service, &canary, split) {
+                match lane.with_split(object, split) {
                     Ok(rules) => workload::rules(object, &rules, Some(epoch)),
                     Err(why) => {
                         *fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);
@@ -383,17 +375,11 @@ impl KubernetesPlatform {
         if forward {
             let mut pending = false;
             for part in &release.routes {
-                let canary = release.canary_service(&part.service);
-                let is_there = |object: &Value| {
-                    !matches!(
-                        route::split_of(&object["spec"]["rules"], &part.rules, &part.service, &canary),
-                        route::Observed::Absent
-                    )
-                };
+                let lane = Lane::new(&release, part);
+                let is_there = |object: &Value| !lane.is_absent(object);
                 let written = self
                     .ensure(part.kind.kind(), &part.name, |object| {
-                        let now = &object["spec"]["rules"];
-                        let rules = route::with_split(now, &part.rules, &part.service, &canary, &ALL_STABLE).ok()?;
+                        let rules = lane.with_split(object, &ALL_STABLE).ok()?;
                         is_there(object).then(|| workload::rules(object, &rules, Some(self.epoch)))?
                     })
                     .await?;
@@ -406,11 +392,10 @@ impl KubernetesPlatform {
         }
         let mut pending = false;
         for part in &release.routes {
-            let canary = release.canary_service(&part.service);
+            let lane = Lane::new(&release, part);
             let written = self
                 .ensure(part.kind.kind(), &part.name, |object| {
-                    let rules = route::restored(&object["spec"]["rules"], &part.rules, &part.service, &canary);
-                    workload::rules(object, &rules, None)
+                    workload::rules(object, &lane.restored(object), None)
                 })
                 .await?;
             pending |= written.is_some_and(|object| route::confirmed(&object).is_err());

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::release::{Held, Isolation, Release};
-use super::{EPOCH, HASH, RELEASE, REVISION, ROLLOUT};
+use super::{EPOCH, HASH, LEFT_PAUSED, RELEASE, REVISION, ROLLOUT};
 use crate::apiserver::value::{annotation, controller, count, flag, label, list, name, resource_version, text, uid};
 use crate::apiserver::{Kind, Patch};
 
@@ -105,6 +105,7 @@ pub fn hold(deployment: &Value, release: &Release, epoch: u64) -> Option<Patch> 
     if deployment.pointer("/spec/revisionHistoryLimit").and_then(Value::as_u64) != Some(limit) {
         changes.set("/spec/revisionHistoryLimit", json!(limit));
     }
+    changes.forget(deployment, LEFT_PAUSED);
     if annotation(deployment, RELEASE) != Some(&words) {
         changes.annotate(deployment, RELEASE, &words);
     }
@@ -151,6 +152,11 @@ pub fn leave_paused(deployment: &Value, release: &Release) -> Option<Patch> {
     if !flag(deployment, "/spec/paused") {
         changes.set("/spec/paused", json!(true));
     }
+    changes.annotate(
+        deployment,
+        LEFT_PAUSED,
+        &format!("release {} went back; the template is not Wade's to put back", release.number),
+    );
     changes.patch()
 }
 

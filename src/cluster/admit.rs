@@ -1,0 +1,393 @@
+//! From what is asked and what is there to a release: the new template, how it is isolated, the plan, and every reason
+//! against it, all at once, before anything is touched.
+
+use serde_json::{Value, json};
+
+use super::find::Found;
+use super::probe::Probe;
+use crate::apiserver::value::{annotation, flag, label, name, resource_version, uid};
+use crate::apiserver::{ApiError, ApiServer, Kind, Patch};
+use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
+use crate::platforms::kubernetes::isolation::{self, Around};
+use crate::platforms::kubernetes::template::{For, Obstacle};
+use crate::platforms::kubernetes::release::Before;
+use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
+use crate::spec::{Faults, MetricsEndpoint, OnUndecided, Resolved, Rollout};
+use crate::store::Revision;
+
+/// What is to be released, as the caller said it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ask {
+    /// `[CONTAINER=]IMAGE`.
+    pub images: Vec<For<String>>,
+    /// `[CONTAINER/]NAME=VALUE`.
+    pub env: Vec<For<(String, String)>>,
+    /// A changed Deployment, to be applied.
+    pub manifest: Option<Value>,
+    /// The Deployment is held already, with the new template in it.
+    pub held: bool,
+    /// This very template (rollback, retry).
+    pub template: Option<Value>,
+    /// Run both versions side by side even where that looks unsafe.
+    pub allow_parallel: bool,
+    /// Accept that the manifest lowers the number of replicas.
+    pub allow_fewer: bool,
+}
+
+impl Ask {
+    /// Whether nothing is said that would make a new revision.
+    pub fn is_empty(&self) -> bool {
+        self.images.is_empty() && self.env.is_empty() && self.manifest.is_none() && !self.held && self.template.is_none()
+    }
+}
+
+/// What is known about a release before it begins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// What was found and chosen.
+    pub facts: Vec<String>,
+    /// What is not as good as it could be, with what would make it so.
+    pub warnings: Vec<String>,
+    /// Why it must not begin; empty if it may.
+    pub refusals: Vec<String>,
+}
+
+/// A release that may begin.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// What the platform needs; its number is filled in when it is recorded.
+    pub release: Release,
+    /// The way.
+    pub plan: Plan,
+    /// The new revision.
+    pub canary: Revision,
+    /// The revision that serves.
+    pub stable: Revision,
+    /// What was found.
+    pub report: Report,
+    /// Nothing differs from what serves.
+    pub unchanged: bool,
+}
+
+/// The new template, as the server completes it. Nothing is stored; what admission refuses comes out here.
+///
+/// # Errors
+/// Faults of what was asked, or what the server says to it.
+pub async fn new_template(api: &ApiServer, found: &Found, ask: &Ask) -> Result<Value, Vec<String>> {
+    let deployment = &found.deployment;
+    let own = name(deployment);
+    let present = &deployment["spec"]["template"];
+    if let Some(manifest) = &ask.manifest {
+        // Server-side apply decides which fields the manifest sets and which it leaves alone.
+        let patch = Patch::Apply {
+            object: manifest.clone(),
+            manager: "wade-deploy".to_owned(),
+            force: true,
+        };
+        let applied = api.try_patch(Kind::Deployment, own, &patch).await.map_err(said)?;
+        return Ok(template::without_hash(&applied["spec"]["template"]));
+    }
+    if ask.held {
+        return Ok(template::without_hash(present));
+    }
+    let wanted = match &ask.template {
+        Some(template) => template.clone(),
+        None => {
+            let faults = |faults: Faults| vec![faults.to_string()];
+            let changed = template::with_images(present, &ask.images).map_err(faults)?;
+            template::with_env(&changed, &ask.env).map_err(faults)?
+        }
+    };
+    if template::same(&wanted, present) {
+        return Ok(template::without_hash(&wanted));
+    }
+    let patch = Patch::Json(json!([
+        { "op": "test", "path": "/metadata/resourceVersion", "value": resource_version(deployment) },
+        { "op": "add", "path": "/spec/template", "value": template::without_hash(&wanted) },
+    ]));
+    let tried = api.try_patch(Kind::Deployment, own, &patch).await.map_err(said)?;
+    Ok(template::without_hash(&tried["spec"]["template"]))
+}
+
+fn said(error: ApiError) -> Vec<String> {
+    vec![error.to_string()]
+}
+
+/// Works out the release. Everything that speaks against it is in the report.
+pub fn admit(
+    rollout: &Rollout,
+    resolved: &Resolved,
+    found: &Found,
+    ask: &Ask,
+    template: &Value,
+    probe: &Probe,
+    lane: Lane,
+    require_proof: bool,
+) -> Result<Admission, Vec<String>> {
+    let deployment = &found.deployment;
+    let own = name(deployment);
+    let stable_set = found.stable().map_err(|why| vec![why])?;
+    let stable_hash = label(stable_set, HASH).unwrap_or_default().to_owned();
+    let stable_template = template::without_hash(&stable_set["spec"]["template"]);
+    let unchanged = template::same(template, &stable_template);
+    let takes_over = found.with_template(template).filter(|_| !unchanged);
+    let hash = takes_over
+        .and_then(|set| label(set, HASH))
+        .map_or_else(|| template::hash(template), str::to_owned);
+    let choice = isolation::choose(
+        deployment,
+        template,
+        Around {
+            services: &found.every_service,
+            policies: &found.policies,
+            others: &[],
+        },
+        takes_over,
+    );
+    let release = Release {
+        deployment: own.to_owned(),
+        uid: uid(deployment).to_owned(),
+        number: 0,
+        template: template.clone(),
+        stable: stable_hash.clone(),
+        canary: hash.clone(),
+        takes_over: takes_over.is_some(),
+        isolation: choice.isolation,
+        services: found.services.iter().map(|service| name(service).to_owned()).collect(),
+        routes: found.routes.iter().map(|(part, _)| part.clone()).collect(),
+        before: before(deployment),
+        scaler: found.scaler.as_ref().map(|(scaler, _)| scaler.clone()),
+        budgets: found.budgets.iter().map(|budget| name(budget).to_owned()).collect(),
+        metrics: probe.metrics.clone(),
+        port: port(found, template),
+        template_owner: managers::gitops_owner(deployment, &["spec", "template"]).map(|owner| owner.manager),
+        held_before: ask.held,
+    };
+    let around = Circumstances {
+        lane,
+        stable_unfit: found.unfit(),
+        requests_per_second: probe.requests_per_second,
+        found: Some(PlanFound {
+            takes_requests: !found.services.is_empty() && release.port.is_some(),
+            by_instances: release.routes.is_empty(),
+            instances: workload::replicas(deployment),
+            metrics: probe.metrics.as_ref().map(|metrics| MetricsEndpoint {
+                path: metrics.path.clone(),
+            }),
+        }),
+    };
+    let mut plan = lower(
+        &rollout.metadata.name,
+        &rollout.spec,
+        &resolved.strategy,
+        &resolved.analysis,
+        &resolved.limits,
+        &around,
+    );
+    if require_proof {
+        plan.on_undecided = OnUndecided::Gate;
+    }
+    let mut report = Report::default();
+    report.facts.push(choice.why);
+    report
+        .refusals
+        .extend(refusals(rollout, found, ask, template, &release, &plan));
+    warn(&mut report, found, probe, &release);
+    let version = |template: &Value| template::version_of(template, None);
+    let revision = |id: String, template: &Value| Revision {
+        id,
+        version: version(template),
+        variables: Default::default(),
+        workload: json!({ "template": template }),
+    };
+    Ok(Admission {
+        canary: revision(template::hash(template), template),
+        stable: revision(template::hash(&stable_template), &stable_template),
+        release,
+        plan,
+        report,
+        unchanged,
+    })
+}
+
+fn before(deployment: &Value) -> Before {
+    let of = |path: &str| deployment.pointer(path).cloned().unwrap_or(Value::Null);
+    if let Some(held) = workload::held(deployment) {
+        return held.before;
+    }
+    let left = annotation(deployment, crate::platforms::kubernetes::LEFT_PAUSED).is_some();
+    Before {
+        paused: flag(deployment, "/spec/paused") && !left,
+        max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
+        history_limit: of("/spec/revisionHistoryLimit"),
+    }
+}
+
+/// The port that smoke tests ask: what the first Service leads to.
+fn port(found: &Found, template: &Value) -> Option<u16> {
+    let ports = template["spec"]["containers"].as_array()?;
+    let named = |wanted: &str| {
+        ports
+            .iter()
+            .flat_map(|container| crate::apiserver::value::list(container, "/ports"))
+            .find(|port| crate::apiserver::value::text(port, "/name") == wanted)
+            .and_then(|port| crate::apiserver::value::number(port, "/containerPort"))
+    };
+    let of_service = found.services.iter().find_map(|service| {
+        let port = crate::apiserver::value::list(service, "/spec/ports").first()?;
+        match &port["targetPort"] {
+            Value::Number(number) => number.as_u64(),
+            Value::String(wanted) => named(wanted),
+            _ => port["port"].as_u64(),
+        }
+    });
+    let first = || {
+        ports
+            .iter()
+            .flat_map(|container| crate::apiserver::value::list(container, "/ports"))
+            .find_map(|port| crate::apiserver::value::number(port, "/containerPort"))
+    };
+    of_service.or_else(first).and_then(|port| u16::try_from(port).ok())
+}
+
+fn refusals(
+    rollout: &Rollout,
+    found: &Found,
+    ask: &Ask,
+    template: &Value,
+    release: &Release,
+    plan: &Plan,
+) -> Vec<String> {
+    let deployment = &found.deployment;
+    let own = name(deployment);
+    let mut refusals = Vec::new();
+    let mut with_new = deployment.clone();
+    with_new["spec"]["template"] = template.clone();
+    for refusal in template::refusals(&with_new, &found.claims) {
+        let wanted = match refusal.obstacle {
+            Obstacle::Recreate | Obstacle::HostPort | Obstacle::Volume => !ask.allow_parallel,
+            Obstacle::NoReplicas => true,
+            // Looked at below and before, with what is known of holds.
+            Obstacle::Paused | Obstacle::Unfinished => false,
+        };
+        if wanted {
+            refusals.push(refusal.sentence);
+        }
+    }
+    let faults = template::refused_images(template, &rollout.spec.versions);
+    refusals.extend(faults.iter().map(ToString::to_string));
+    if let Some(held) = workload::held(deployment) {
+        refusals.push(format!(
+            "deployment {own} is held by release {} already; `wade status deployment/{own} -n {}` shows it, `wade settle` finishes or undoes what a dead run left",
+            held.number,
+            crate::apiserver::value::text(deployment, "/metadata/namespace"),
+        ));
+    } else if release.before.paused && !ask.held {
+        refusals.push(format!(
+            "deployment {own} is paused by somebody else{}; `kubectl rollout resume deployment/{own}` first, or --held if it holds the new revision",
+            managers::last_writer(deployment, &["spec", "paused"]).unwrap_or_default()
+        ));
+    }
+    if let Some(manifest) = &ask.manifest
+        && !ask.allow_fewer
+    {
+        let least = found.scaler.as_ref().and_then(|(scaler, _)| scaler.min);
+        let after = crate::apiserver::value::number(manifest, "/spec/replicas").and_then(|after| u32::try_from(after).ok());
+        refusals.extend(template::replica_drop(workload::replicas(deployment), after, least));
+    }
+    let splits: Vec<_> = plan.stages.iter().map(|stage| stage.split.clone()).collect();
+    if release.routes.is_empty() {
+        let needs_route = splits
+            .iter()
+            .any(|split| split.matching.is_some() || !split.mirror.is_zero());
+        if needs_route {
+            refusals.push(format!(
+                "the strategy divides by header, cookie or copies, which needs an HTTPRoute that leads to a Service of deployment {own}; there is none in this namespace"
+            ));
+        }
+    }
+    for (part, object) in &found.routes {
+        let canary = release.canary_service(&part.service);
+        refusals.extend(route::refusals(object, &part.service, &canary, &splits));
+        if !part.declared
+            && let Some(owner) = managers::gitops_owner(object, &["spec", "rules"])
+        {
+            refusals.push(format!(
+                "{} {} is kept by {}, which would take the canary's backend away again; {}",
+                part.kind.kind().word(),
+                part.name,
+                owner.tool,
+                owner.snippet
+            ));
+        }
+    }
+    let full = workload::replicas(deployment);
+    if let Err(why) = budget::quota_room(&found.quotas, template, full) {
+        refusals.push(format!(
+            "there is no room for both versions: {why}; raise the quota, or scale deployment {own} down first"
+        ));
+    }
+    refusals
+}
+
+fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release) {
+    for error in &found.unread {
+        report.warnings.push(error.to_string());
+    }
+    if let Some(why) = found.unfit() {
+        report.warnings.push(why);
+    }
+    if let Some(why) = &probe.why_not {
+        report.warnings.push(format!("no metrics of the pods: {why}"));
+    }
+    if !found.nodes.is_empty() {
+        let full = workload::replicas(&found.deployment);
+        if let Some(words) = budget::node_room(&found.nodes, &found.pods, &release.template, full).shortage() {
+            report.warnings.push(words);
+        }
+    }
+}
+
+/// The template of the revision before the present one, from the Deployment's own history.
+pub fn earlier_template(found: &Found) -> Option<Value> {
+    let number = |set: &&Value| {
+        annotation(set, crate::platforms::kubernetes::REVISION)
+            .and_then(|number| number.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    let stable = found.stable().ok()?;
+    let now = number(&stable);
+    let earlier = found.sets.iter().filter(|set| number(set) < now).max_by_key(number)?;
+    Some(template::without_hash(&earlier["spec"]["template"]))
+}
+
+/// What is said in a few lines before a release begins.
+pub fn found_lines(found: &Found, probe: &Probe, admission: &Admission) -> Vec<String> {
+    let release = &admission.release;
+    let mut parts = Vec::new();
+    match release.services.as_slice() {
+        [] => parts.push("no Service".to_owned()),
+        services => parts.push(format!("Service {}", services.join(", "))),
+    }
+    let namespace = crate::apiserver::value::text(&found.deployment, "/metadata/namespace");
+    let routes: Vec<String> = release
+        .routes
+        .iter()
+        .map(|part| format!("{} {namespace}/{}", part.kind.kind().name(), part.name))
+        .collect();
+    if routes.is_empty() {
+        parts.push("no route: the share of pods is the split".to_owned());
+    } else {
+        parts.push(routes.join(", "));
+    }
+    if let Some(rate) = probe.requests_per_second {
+        parts.push(format!("{rate:.0} requests/s"));
+    }
+    if !probe.names.is_empty() {
+        parts.push(format!("read from {}", probe.names.join(", ")));
+    }
+    let mut lines = vec![parts.join(", ")];
+    lines.extend(admission.report.facts.iter().cloned());
+    lines.extend(admission.report.warnings.iter().map(|warning| format!("note: {warning}")));
+    lines
+}

@@ -1,0 +1,304 @@
+//! Carrying a release: hold the rollout's Lease, and drive the controller until the release is over or lost.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::{Notify, broadcast};
+
+use super::door::{running, unavailable};
+use super::{Carrying, Cluster, NOTICES, problem, told};
+use crate::apiserver::view::View;
+use crate::clock::Clock;
+use crate::controller::{Controller, Newer, Notice, Pass, Urgent};
+use crate::daemon::api::{Problem, ProblemKind};
+use crate::engine::Command;
+use crate::judge::HistoryRecorder;
+use crate::platforms::kubernetes::Release;
+use crate::platforms::kubernetes::adapter::{KubernetesPlatform, watched};
+use crate::platforms::kubernetes::reach::Reach;
+use crate::platforms::kubernetes::signals::KubernetesSignals;
+use crate::store::configmap::ConfigMapStore;
+use crate::store::lease::{Acquired, HeldLease, Lease};
+use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
+
+/// How long everything may take to be listed once.
+const SYNC_WITHIN: Duration = Duration::from_secs(20);
+/// How long a Lease of somebody who seems to be dead is watched before it is taken.
+const LEASE_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is looked at.
+const LEASE_LOOK: Duration = Duration::from_millis(500);
+
+impl Cluster {
+    fn lease(&self, rollout: &str) -> Lease {
+        Lease::new(&self.api, rollout, &self.identity, Arc::clone(&self.clock))
+    }
+
+    /// Whether nobody carries the rollout's release: its Lease has been given back or has gone stale.
+    pub(super) async fn is_abandoned(&self, rollout: &str) -> Result<bool, Problem> {
+        if self.carried(|carrying| carrying.key.rollout == rollout && !carrying.task.is_finished()) == Some(true) {
+            return Ok(false);
+        }
+        self.lease(rollout).is_free().await.map_err(|error| told(&error))
+    }
+
+    /// Takes the Lease; waits for one that has not been renewed lately to go stale.
+    pub(super) async fn take_lease(&self, rollout: &str) -> Result<HeldLease, Problem> {
+        let lease = self.lease(rollout);
+        let mut who = String::new();
+        let taking = async {
+            loop {
+                match lease.acquire().await.map_err(|error| told(&error))? {
+                    Acquired::Held(held) => return Ok(held),
+                    Acquired::By { holder, .. } => who = holder,
+                }
+                tokio::time::sleep(LEASE_LOOK).await;
+            }
+        };
+        match tokio::time::timeout(LEASE_WITHIN, taking).await {
+            Ok(held) => held,
+            Err(_) => Err(problem(
+                ProblemKind::Conflict,
+                format!("{rollout} is in the hands of {who}, which is alive; `wade status deployment/{rollout} -w` follows what it does"),
+            )),
+        }
+    }
+
+    /// Goes on with a release that somebody else carried; by force if they still hold the Lease.
+    pub(super) async fn carry_on(
+        self: &Arc<Self>,
+        store: &Arc<ConfigMapStore>,
+        record: ReleaseRecord,
+        force: bool,
+    ) -> Result<(), Problem> {
+        self.carry_on_with(store, record, force, None).await
+    }
+
+    /// As [`Self::carry_on`], with a command that could not be written down.
+    pub(super) async fn carry_on_with(
+        self: &Arc<Self>,
+        store: &Arc<ConfigMapStore>,
+        record: ReleaseRecord,
+        force: bool,
+        urgent: Option<Command>,
+    ) -> Result<(), Problem> {
+        let rollout = record.key.rollout.clone();
+        let lease = if force {
+            self.lease(&rollout).force().await.map_err(|error| told(&error))?
+        } else {
+            self.take_lease(&rollout).await?
+        };
+        // Whoever held it may have gone on until the very moment it was taken.
+        let record = match store.take_over(lease.epoch(), &self.identity).await {
+            Ok(()) => running(store).await?.unwrap_or(record),
+            // Going back waits for nothing.
+            Err(_) if urgent.is_some() => record,
+            Err(error) => return Err(unavailable(error)),
+        };
+        if record.state.outcome().is_some() {
+            return Ok(());
+        }
+        let key = record.key.clone();
+        self.carry(lease, record).await?;
+        if let Some(command) = urgent {
+            self.carried(|carrying| carrying.urgent.set(&key, command));
+        }
+        Ok(())
+    }
+
+    /// Drives `record`'s release in the background, holding `lease`.
+    pub(super) async fn carry(self: &Arc<Self>, lease: HeldLease, record: ReleaseRecord) -> Result<(), Problem> {
+        let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
+            problem(
+                ProblemKind::Unavailable,
+                format!("the record of {} does not say how to go on ({error})", record.key),
+            )
+        })?;
+        release.number = record.key.number;
+        let wake = Arc::new(Notify::new());
+        let store = ConfigMapStore::watch(&self.api, &record.key.rollout, Arc::clone(&wake))
+            .await
+            .map_err(unavailable)?;
+        store
+            .take_over(lease.epoch(), &self.identity)
+            .await
+            .map_err(unavailable)?;
+        let (notices, _) = broadcast::channel(NOTICES);
+        let (newer, urgent) = (Newer::default(), Urgent::default());
+        let key = record.key.clone();
+        let drive = Drive {
+            cluster: Arc::clone(self),
+            lease,
+            store: Arc::new(store),
+            release,
+            notices: notices.clone(),
+            newer: newer.clone(),
+            urgent: urgent.clone(),
+            wake,
+        };
+        let task = tokio::spawn(drive.run(record));
+        let carrying = Carrying {
+            key,
+            notices,
+            urgent,
+            newer,
+            task,
+        };
+        *self.carrying.lock().unwrap_or_else(PoisonError::into_inner) = Some(carrying);
+        Ok(())
+    }
+}
+
+/// Everything one release is driven with.
+struct Drive {
+    cluster: Arc<Cluster>,
+    lease: HeldLease,
+    store: Arc<ConfigMapStore>,
+    release: Release,
+    notices: broadcast::Sender<Notice>,
+    newer: Newer,
+    urgent: Urgent,
+    wake: Arc<Notify>,
+}
+
+impl Drive {
+    async fn run(self, record: ReleaseRecord) -> Pass {
+        let key = record.key.clone();
+        let end = tokio::select! {
+            end = self.go(record) => end,
+            () = self.lease.lost() => Pass::Fenced,
+        };
+        match &end {
+            Pass::Over(_) => self.lease.release().await,
+            Pass::Fenced => self.say(&key, "another wade has taken this release over; this one has stopped".to_owned()),
+            Pass::Again(_) => {}
+        }
+        end
+    }
+
+    fn say(&self, key: &ReleaseKey, message: String) {
+        // Nobody listening is no fault.
+        let _ = self.notices.send(Notice::Trouble {
+            key: key.clone(),
+            at: self.cluster.clock.now(),
+            message,
+        });
+    }
+
+    async fn go(&self, record: ReleaseRecord) -> Pass {
+        let cluster = &self.cluster;
+        let key = record.key.clone();
+        let selector = self.selector().await;
+        let view = loop {
+            let view = View::start(&cluster.api, &watched(&self.release, selector.clone()), Arc::clone(&self.wake));
+            match view.synced(SYNC_WITHIN).await {
+                Ok(()) => break Arc::new(view),
+                Err(error) => self.say(&key, error.to_string()),
+            }
+        };
+        let reach = loop {
+            match Reach::open(&cluster.api).await {
+                Ok(reach) => break reach,
+                Err(error) => {
+                    self.say(&key, format!("no listener on loopback: {error}"));
+                    tokio::time::sleep(LEASE_LOOK).await;
+                }
+            }
+        };
+        let platform = KubernetesPlatform::new(
+            cluster.api.clone(),
+            Arc::clone(&view),
+            self.release.clone(),
+            record.plan.smoke.clone(),
+            cluster.client.clone(),
+            reach.clone(),
+            Arc::clone(&cluster.clock),
+            Arc::clone(&self.wake),
+        );
+        let signals = KubernetesSignals::new(
+            view,
+            self.release.clone(),
+            reach,
+            &record.plan.measure,
+            &record.plan.history,
+            &cluster.client,
+            &cluster.clock,
+        );
+        let history = HistoryRecorder::new(record.plan.history.block.as_secs_f64());
+        let notices = self.notices.clone();
+        let store = Guarded {
+            store: Arc::clone(&self.store),
+            lease: self.lease.clone(),
+            clock: Arc::clone(&cluster.clock),
+        };
+        let mut controller = Controller::new(
+            record,
+            self.lease.epoch(),
+            history,
+            platform,
+            signals,
+            Arc::new(store),
+            Arc::clone(&cluster.clock),
+            Box::new(move |notice| {
+                // Nobody listening is no fault.
+                let _ = notices.send(notice);
+            }),
+        )
+        .with_newer(self.newer.clone())
+        .with_urgent(self.urgent.clone())
+        .with_judge_writes_every(jiff::SignedDuration::from_secs(4));
+        controller.run(&self.wake).await
+    }
+
+    /// The labels by which the Deployment's ReplicaSets are watched; everything where that cannot be said simply.
+    async fn selector(&self) -> Option<String> {
+        let kind = crate::apiserver::Kind::Deployment;
+        let deployment = self.cluster.api.get(kind, &self.release.deployment).await.ok()??;
+        let selector = deployment.pointer("/spec/selector")?;
+        if selector.get("matchExpressions").is_some() {
+            return None;
+        }
+        let pairs = selector.get("matchLabels")?.as_object()?;
+        let words: Vec<String> = pairs
+            .iter()
+            .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
+            .collect();
+        Some(words.join(","))
+    }
+}
+
+/// The record, as long as the Lease is ours without doubt: a holder that could not renew it in time must not go forward,
+/// because somebody else may. Going back needs no record.
+struct Guarded {
+    store: Arc<ConfigMapStore>,
+    lease: HeldLease,
+    clock: Arc<dyn Clock>,
+}
+
+impl Guarded {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+#[async_trait]
+impl Store for Guarded {
+    async fn record(&self, key: &ReleaseKey, epoch: u64, update: &Update) -> Result<(), StoreError> {
+        if !self.lease.is_fresh(self.now()) {
+            return Err(StoreError::Unavailable {
+                what: "written",
+                why: "the Lease could not be renewed in time, so somebody else may be carrying this release".to_owned(),
+            });
+        }
+        self.store.record(key, epoch, update).await
+    }
+
+    async fn commands(&self, key: &ReleaseKey, handled: u64) -> Result<Vec<Command>, StoreError> {
+        self.store.commands(key, handled).await
+    }
+
+    async fn load(&self, key: &ReleaseKey) -> Result<ReleaseRecord, StoreError> {
+        self.store.load(key).await
+    }
+}

@@ -1,0 +1,729 @@
+//! What the command line asks of a cluster, with the same words as of a daemon.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::admit::{Admission, Ask, admit, earlier_template, found_lines, new_template};
+use super::find::Found;
+use super::probe::{Probe, probe};
+use super::{Cluster, problem, told};
+use crate::apiserver::value::{name, text};
+use crate::apiserver::{Kind, Selection};
+use crate::controller::Notice;
+use crate::daemon::api::{
+    Acknowledged, CommandRequest, InstanceView, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, ReleaseTarget,
+    RevisionView, RolloutView, Started,
+};
+use crate::daemon::client::{Door, Notices};
+use crate::daemon::releases::answers;
+use crate::daemon::views::summary;
+use crate::engine::desired::split_now;
+use crate::engine::{CommandKind, Phase, apply};
+use crate::plan::{ALL_STABLE, Lane, Outlook, render};
+use crate::platforms::kubernetes::reach::Reach;
+use crate::platforms::kubernetes::{HASH, template};
+use crate::spec::OnNewRevision;
+use crate::store::configmap::ConfigMapStore;
+use crate::store::shared::NewRelease;
+use crate::store::{ReleaseKey, ReleaseRecord, Store};
+
+/// How long an abort may go unacknowledged before this process takes over (DESIGN.md section 3).
+const ABORT_WITHIN: Duration = Duration::from_secs(2);
+/// How long a command's caller waits for what came of it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// How often the record is read while waiting for somebody else's process.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Everything that was worked out for one request.
+pub(crate) struct Worked {
+    pub(crate) found: Found,
+    pub(crate) probe: Probe,
+    pub(crate) admission: Admission,
+}
+
+impl Cluster {
+    /// Looks at everything and works the release out; nothing is touched.
+    pub(crate) async fn work_out(
+        &self,
+        deployment: &str,
+        request: &ReleaseRequest,
+        store: &ConfigMapStore,
+    ) -> Result<Worked, Problem> {
+        let found = Found::read(&self.api, deployment)
+            .await
+            .map_err(|error| told(&error))?
+            .ok_or_else(|| self.no_such(deployment))?;
+        let (rollout, resolved) = self.rollout(deployment)?;
+        let (ask, lane) = self.ask(&found, request, store).await?;
+        found
+            .stable()
+            .map_err(|why| problem(ProblemKind::Conflict, why))?;
+        let faults = |faults: Vec<String>| problem(ProblemKind::Invalid, faults.join("\n"));
+        let template = new_template(&self.api, &found, &ask).await.map_err(faults)?;
+        let reach = Reach::open(&self.api)
+            .await
+            .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
+        let said = None;
+        let probe = probe(&found.stable_pods(), said, &reach, &self.client, &self.clock).await;
+        let admission = admit(
+            &rollout,
+            &resolved,
+            &found,
+            &ask,
+            &template,
+            &probe,
+            lane,
+            request.require_proof,
+        )
+        .map_err(|faults| problem(ProblemKind::Conflict, faults.join("\n")))?;
+        Ok(Worked {
+            found,
+            probe,
+            admission,
+        })
+    }
+
+    fn no_such(&self, deployment: &str) -> Problem {
+        problem(
+            ProblemKind::NotFound,
+            format!(
+                "there is no deployment {deployment} in namespace {}; create it with `kubectl apply` (there is nothing to compare a first version with), or name another namespace with -n",
+                self.namespace()
+            ),
+        )
+    }
+
+    /// What is to be released, and in which lane.
+    async fn ask(
+        &self,
+        found: &Found,
+        request: &ReleaseRequest,
+        store: &ConfigMapStore,
+    ) -> Result<(Ask, Lane), Problem> {
+        let name = name(&found.deployment);
+        let of_template = |template: Value| Ask {
+            template: Some(template),
+            ..Ask::default()
+        };
+        let lane = if request.emergency {
+            Lane::Emergency {
+                reason: request.reason.clone().unwrap_or_default(),
+            }
+        } else {
+            Lane::Normal
+        };
+        match &request.target {
+            ReleaseTarget::File { .. } if self.options.ask.is_empty() => Err(problem(
+                ProblemKind::Invalid,
+                format!("say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"),
+            )),
+            ReleaseTarget::File { .. } => Ok((self.options.ask.clone(), lane)),
+            ReleaseTarget::Rollback { number: Some(number) } => {
+                let key = ReleaseKey {
+                    rollout: name.to_owned(),
+                    number: *number,
+                };
+                let kept = store.release(&key).await.ok();
+                kept.map(|record| record.canary.workload["template"].clone())
+                    .filter(|template| !template.is_null())
+                    .map(|template| (of_template(template), Lane::Rollback))
+                    .ok_or_else(|| {
+                        problem(
+                            ProblemKind::NotFound,
+                            format!("release {number} of {name} is not kept any more; `wade history deployment/{name}` lists those that are"),
+                        )
+                    })
+            }
+            ReleaseTarget::Rollback { number: None } => earlier_template(found)
+                .map(|template| (of_template(template), Lane::Rollback))
+                .ok_or_else(|| {
+                    problem(
+                        ProblemKind::NotFound,
+                        format!("deployment {name} keeps no earlier revision (`kubectl rollout history deployment/{name}`)"),
+                    )
+                }),
+            ReleaseTarget::Retry => {
+                let last = store.latest().await.map_err(unavailable)?;
+                last.filter(|record| record.state.outcome().is_some_and(|outcome| !outcome.is_forward()))
+                    .map(|record| (of_template(record.canary.workload["template"].clone()), lane))
+                    .ok_or_else(|| {
+                        problem(
+                            ProblemKind::Conflict,
+                            format!("the last release of {name} did not fail; there is nothing to try again"),
+                        )
+                    })
+            }
+        }
+    }
+
+    /// Which revision is asked for, whatever else is going on.
+    async fn identity_of(
+        &self,
+        deployment: &str,
+        request: &ReleaseRequest,
+        store: &ConfigMapStore,
+    ) -> Result<(String, String), Problem> {
+        let found = Found::read(&self.api, deployment)
+            .await
+            .map_err(|error| told(&error))?
+            .ok_or_else(|| self.no_such(deployment))?;
+        let (ask, _) = self.ask(&found, request, store).await?;
+        let template = new_template(&self.api, &found, &ask)
+            .await
+            .map_err(|faults| problem(ProblemKind::Invalid, faults.join("\n")))?;
+        Ok((template::hash(&template), template::version_of(&template, None)))
+    }
+
+    fn started(&self, worked: &Worked) -> Started {
+        let admission = &worked.admission;
+        Started {
+            release: None,
+            found: found_lines(&worked.found, &worked.probe, admission),
+            plan: render(&admission.plan, outlook(&worked.probe)),
+            stable: Some(admission.stable.version.clone()),
+            canary: admission.canary.version.clone(),
+        }
+    }
+
+    fn store(&self, deployment: &str) -> ConfigMapStore {
+        ConfigMapStore::open(&self.api, deployment)
+    }
+
+    /// Sees to it that no release is in the way: waits for one that is carried, ends one whose carrier has died. A
+    /// dead one of this very revision is gone on with: its key.
+    async fn make_way(
+        self: &Arc<Self>,
+        store: &ConfigMapStore,
+        deployment: &str,
+        revision: &str,
+        version: &str,
+    ) -> Result<Option<ReleaseKey>, Problem> {
+        let on_new = self.rollout(deployment)?.0.spec.on_new_revision;
+        let mut asked = false;
+        loop {
+            let Some(record) = running(store).await? else { return Ok(None) };
+            if !self.is_abandoned(deployment).await? {
+                if record.canary.id == revision {
+                    return Err(problem(
+                        ProblemKind::Conflict,
+                        format!(
+                            "{} is releasing {version} already; `wade status deployment/{deployment} -n {} -w` follows it",
+                            record.key,
+                            self.namespace()
+                        ),
+                    ));
+                }
+                if on_new == OnNewRevision::Supersede && !asked {
+                    asked = true;
+                    let by = self.caller().await;
+                    let reason = format!("superseded by {version}");
+                    let _ = store
+                        .add_command(&record.key, CommandKind::Abort, &by, Some(&reason), self.clock.now())
+                        .await;
+                }
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            if record.canary.id == revision {
+                self.carry_on(store, record.clone(), false).await?;
+                return Ok(Some(record.key));
+            }
+            let by = self.caller().await;
+            let reason = format!("its step has died, and {version} is to be released");
+            if record.state.phase.can_retreat() {
+                store
+                    .add_command(&record.key, CommandKind::Abort, &by, Some(&reason), self.clock.now())
+                    .await
+                    .map_err(unavailable)?;
+            }
+            self.carry_on(store, record, false).await?;
+            self.finished().await;
+        }
+    }
+
+    /// Waits a moment for what came of a command, in the record.
+    async fn answer(&self, store: &ConfigMapStore, key: &ReleaseKey, id: u64, within: Duration) -> Option<(bool, String)> {
+        let look = async {
+            loop {
+                if let Ok(record) = store.load(key).await {
+                    let answer = record
+                        .history
+                        .iter()
+                        .rev()
+                        .find_map(|entry| answers(&entry.event, id).map(|followed| (followed, entry.reason.clone())));
+                    if answer.is_some() {
+                        return answer;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::time::timeout(within, look).await.ok().flatten()
+    }
+
+    async fn view_of(&self, deployment: &Value, store: &ConfigMapStore) -> Result<RolloutView, Problem> {
+        let own = name(deployment);
+        let sets = self
+            .api
+            .list(Kind::ReplicaSet, &Selection::default())
+            .await
+            .map_err(|error| told(&error))?;
+        let pods = self
+            .api
+            .list(Kind::Pod, &Selection::default())
+            .await
+            .map_err(|error| told(&error))?;
+        let latest = store.latest().await.map_err(unavailable)?;
+        let live = latest.as_ref().filter(|record| record.state.outcome().is_none());
+        let revision = |hash: &str| -> Option<RevisionView> {
+            let set = sets
+                .iter()
+                .find(|set| crate::apiserver::value::label(set, HASH) == Some(hash) && name(set) == format!("{own}-{hash}"))?;
+            Some(revision_view(set, &pods, hash))
+        };
+        let release_of = |record: &ReleaseRecord| -> Option<crate::platforms::kubernetes::Release> {
+            serde_json::from_value(record.canary.workload.clone()).ok()
+        };
+        let (stable, canary) = match live.and_then(release_of) {
+            Some(release) => (revision(&release.stable), revision(&release.canary)),
+            None => {
+                let newest = sets
+                    .iter()
+                    .filter(|set| name(set).starts_with(own) && crate::apiserver::value::count(set, "/spec/replicas") > 0)
+                    .find_map(|set| crate::apiserver::value::label(set, HASH));
+                (newest.and_then(revision), None)
+            }
+        };
+        let state = store.rollout().await.map_err(unavailable)?;
+        Ok(RolloutView {
+            name: own.to_owned(),
+            listen: None,
+            split: live.map_or(ALL_STABLE, |record| match &record.state.phase {
+                Phase::Returning(..) | Phase::Done(_) | Phase::Waiting => ALL_STABLE,
+                _ => split_now(&record.plan, &record.state),
+            }),
+            stable,
+            canary,
+            release: latest.as_ref().map(summary),
+            quarantined: state
+                .map(|state| {
+                    state
+                        .quarantined
+                        .into_iter()
+                        .map(|failed| (failed.revision, failed.reason))
+                        .collect()
+                })
+                .unwrap_or_default(),
+        })
+    }
+}
+
+fn outlook(probe: &Probe) -> Option<Outlook> {
+    probe.requests_per_second.map(|rate| Outlook {
+        requests_per_second: rate,
+        error_rate: 0.0,
+    })
+}
+
+fn revision_view(set: &Value, pods: &[Value], hash: &str) -> RevisionView {
+    let instances: Vec<InstanceView> = pods
+        .iter()
+        .filter(|pod| crate::apiserver::value::label(pod, HASH) == Some(hash))
+        .enumerate()
+        .map(|(slot, pod)| {
+            let ready = crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True");
+            let leaving = crate::apiserver::value::is_leaving(pod);
+            InstanceView {
+                slot: slot as u32,
+                pid: None,
+                port: None,
+                state: match (leaving, ready) {
+                    (true, _) => "stopping",
+                    (false, true) => "ready",
+                    (false, false) => "starting",
+                }
+                .to_owned(),
+                restarts: crate::apiserver::value::list(pod, "/status/containerStatuses")
+                    .iter()
+                    .map(|status| crate::apiserver::value::count(status, "/restartCount"))
+                    .sum(),
+                diagnosis: None,
+            }
+        })
+        .collect();
+    RevisionView {
+        id: hash.to_owned(),
+        version: template::version_of(&set["spec"]["template"], None),
+        ready: instances.iter().filter(|instance| instance.state == "ready").count() as u32,
+        wanted: crate::apiserver::value::count(set, "/spec/replicas"),
+        requests: 0,
+        errors: 0,
+        instances,
+    }
+}
+
+/// The release that is not over.
+pub(crate) async fn running(store: &ConfigMapStore) -> Result<Option<ReleaseRecord>, Problem> {
+    store.running().await.map_err(unavailable)
+}
+
+pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {
+    problem(ProblemKind::Unavailable, error.to_string())
+}
+
+#[async_trait]
+impl Door for Arc<Cluster> {
+    async fn rollouts(&self) -> Result<Vec<RolloutView>, Problem> {
+        let selector = format!("{}=record", crate::platforms::kubernetes::PART);
+        let records = self
+            .api
+            .list(Kind::ConfigMap, &Selection::labels(selector))
+            .await
+            .map_err(|error| told(&error))?;
+        let mut views = Vec::new();
+        for record in &records {
+            let Some(rollout) = crate::apiserver::value::label(record, crate::platforms::kubernetes::ROLLOUT) else {
+                continue;
+            };
+            if let Some(deployment) = self
+                .api
+                .get(Kind::Deployment, rollout)
+                .await
+                .map_err(|error| told(&error))?
+            {
+                let store = self.store(rollout);
+                views.push(self.view_of(&deployment, &store).await?);
+            }
+        }
+        Ok(views)
+    }
+
+    async fn rollout(&self, name: &str) -> Result<RolloutView, Problem> {
+        let deployment = self
+            .api
+            .get(Kind::Deployment, name)
+            .await
+            .map_err(|error| told(&error))?
+            .ok_or_else(|| self.no_such(name))?;
+        let store = self.store(name);
+        self.view_of(&deployment, &store).await
+    }
+
+    async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
+        if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+            return Err(problem(
+                ProblemKind::Invalid,
+                "an emergency release needs a reason for the audit; add --reason",
+            ));
+        }
+        let store = self.store(name);
+        // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
+        if let Some(record) = running(&store).await? {
+            let (ask_id, version) = self.identity_of(name, request, &store).await?;
+            if let Some(key) = self.make_way(&store, name, &ask_id, &version).await? {
+                return Ok(Started {
+                    release: Some(key.clone()),
+                    found: vec![format!("{key} was left unfinished by a run that is gone; going on with it")],
+                    plan: render(&record.plan, None),
+                    stable: record.stable.as_ref().map(|stable| stable.version.clone()),
+                    canary: record.canary.version.clone(),
+                });
+            }
+        }
+        let worked = self.work_out(name, request, &store).await?;
+        let admission = &worked.admission;
+        let started = self.started(&worked);
+        if admission.unchanged {
+            return Ok(Started {
+                found: vec![format!(
+                    "revision {} ({}) serves already; nothing to do",
+                    admission.canary.version, admission.canary.id
+                )],
+                plan: String::new(),
+                ..started
+            });
+        }
+        if !admission.report.refusals.is_empty() {
+            return Err(problem(ProblemKind::Conflict, admission.report.refusals.join("\n")));
+        }
+        let retried = matches!(request.target, ReleaseTarget::Retry);
+        if !retried && let Some(failed) = store.quarantined(&admission.canary.id).await.map_err(unavailable)? {
+            return Err(problem(
+                ProblemKind::Conflict,
+                format!(
+                    "revision {} of {name} failed in release {} ({}); `wade retry deployment/{name} -n {}` tries it again",
+                    admission.canary.version,
+                    failed.release,
+                    failed.reason,
+                    self.namespace()
+                ),
+            ));
+        }
+        self.check_time(&admission.plan)?;
+        self.check_rights(admission).await?;
+        let lease = self.take_lease(name).await?;
+        store
+            .take_over(lease.epoch(), &self.identity)
+            .await
+            .map_err(unavailable)?;
+        let mut canary = admission.canary.clone();
+        canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;
+        let release = NewRelease {
+            rollout: name.to_owned(),
+            canary,
+            plan: admission.plan.clone(),
+            by: self.caller().await,
+            reason: request.reason.clone(),
+            pipeline: request.pipeline.clone(),
+            deploy_window: request.deploy_window,
+        };
+        let kept = self.rollout(name)?.0.spec.history.unwrap_or(10);
+        store.set_kept_releases(kept, self.clock.now()).await.map_err(unavailable)?;
+        store
+            .set_stable(&admission.stable, self.clock.now())
+            .await
+            .map_err(unavailable)?;
+        let key = store
+            .create_release(&release, self.clock.now())
+            .await
+            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
+        let record = store.load(&key).await.map_err(unavailable)?;
+        self.carry(lease, record).await?;
+        Ok(Started {
+            release: Some(key),
+            ..started
+        })
+    }
+
+    async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
+        let store = self.store(name);
+        let worked = self.work_out(name, request, &store).await?;
+        Ok(render(&worked.admission.plan, outlook(&worked.probe)))
+    }
+
+    async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem> {
+        let store = self.store(name);
+        let record = running(&store).await?.ok_or_else(|| {
+            problem(
+                ProblemKind::Conflict,
+                format!("no release of {name} is running, so there is nothing to {}", request.kind),
+            )
+        })?;
+        let key = record.key.clone();
+        let by = self.caller().await;
+        let added = store
+            .add_command(&key, request.kind, &by, request.reason.as_deref(), self.clock.now())
+            .await;
+        let aborts = request.kind == CommandKind::Abort;
+        let id = match added {
+            Ok(command) => command.id,
+            // Going back waits for nothing, so not for a record that cannot be written either.
+            Err(_) if aborts => {
+                let command = crate::engine::Command {
+                    id: record.state.handled + 1,
+                    kind: request.kind,
+                    by,
+                    reason: request.reason.clone(),
+                    at: self.clock.now(),
+                };
+                let id = command.id;
+                self.carry_on_with(&store, record.clone(), true, Some(command)).await?;
+                id
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
+        let here = self.carried(|carrying| carrying.key == key).unwrap_or(false);
+        let abandoned = !here && self.is_abandoned(name).await?;
+        if abandoned {
+            self.carry_on(&store, record.clone(), false).await?;
+        }
+        let first = if aborts && !abandoned { ABORT_WITHIN } else { ANSWER_WITHIN };
+        let mut said = self.answer(&store, &key, id, first).await;
+        if said.is_none() && aborts && !here && !abandoned {
+            // The holder hangs: take the Lease by force, which fences it off, and write the weight.
+            self.carry_on(&store, record, true).await?;
+            said = self.answer(&store, &key, id, ANSWER_WITHIN).await;
+        }
+        Ok(match said {
+            Some((followed, message)) => Acknowledged {
+                release: key,
+                command: id,
+                followed: Some(followed),
+                message,
+            },
+            None => Acknowledged {
+                release: key,
+                command: id,
+                followed: None,
+                message: format!("{} is recorded and will be followed", request.kind),
+            },
+        })
+    }
+
+    async fn releases(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
+        let store = self.store(name);
+        Ok(store.releases().await.map_err(unavailable)?.iter().map(summary).collect())
+    }
+
+    async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {
+        let store = self.store(&key.rollout);
+        store
+            .release(key)
+            .await
+            .map_err(|error| problem(ProblemKind::NotFound, error.to_string()))
+    }
+
+    async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem> {
+        let notices = self
+            .carried(|carrying| (carrying.key == *key).then(|| carrying.notices.subscribe()))
+            .flatten();
+        let store = self.store(&key.rollout);
+        let record = store
+            .release(key)
+            .await
+            .map_err(|error| problem(ProblemKind::NotFound, error.to_string()))?;
+        let mut follower = Follower {
+            store,
+            key: key.clone(),
+            next: from,
+            backlog: VecDeque::new(),
+            over: false,
+            notices,
+            told: String::new(),
+        };
+        follower.read(&record);
+        Ok(Box::new(follower))
+    }
+
+    async fn finished(&self) {
+        let task = self
+            .carrying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+            .map(|carrying| carrying.task);
+        if let Some(task) = task {
+            // What it came to is in the record.
+            let _ = task.await;
+        }
+    }
+
+    fn is_carrying(&self) -> bool {
+        self.carried(|carrying| !carrying.task.is_finished()).unwrap_or(false)
+    }
+
+    async fn settle(&self, name: &str) -> Result<Option<ReleaseKey>, Problem> {
+        let store = self.store(name);
+        let Some(record) = running(&store).await? else {
+            return Ok(None);
+        };
+        if !self.is_abandoned(name).await? {
+            return Ok(None);
+        }
+        if record.state.phase.can_retreat() {
+            let by = self.caller().await;
+            store
+                .add_command(
+                    &record.key,
+                    CommandKind::Abort,
+                    &by,
+                    Some("settled: the run that carried it is gone"),
+                    self.clock.now(),
+                )
+                .await
+                .map_err(unavailable)?;
+        }
+        let key = record.key.clone();
+        self.carry_on(&store, record, false).await?;
+        Ok(Some(key))
+    }
+}
+
+/// Follows a release by the notices of this process, or by reading the record of another's.
+struct Follower {
+    store: ConfigMapStore,
+    key: ReleaseKey,
+    next: u64,
+    backlog: VecDeque<Notice>,
+    over: bool,
+    notices: Option<broadcast::Receiver<Notice>>,
+    told: String,
+}
+
+impl Follower {
+    /// Puts what the record says from `next` on into the backlog.
+    fn read(&mut self, record: &ReleaseRecord) {
+        let mut state = crate::engine::State::new(record.created);
+        for entry in &record.history {
+            // Old entries may have been pruned; then the phase is the record's own.
+            state = apply(&record.plan, &state, &entry.event, entry.at).unwrap_or_else(|_| record.state.clone());
+            if entry.number < self.next {
+                continue;
+            }
+            self.next = entry.number + 1;
+            self.backlog.push_back(Notice::Entry {
+                key: self.key.clone(),
+                entry: entry.clone(),
+                phase: state.phase.clone(),
+            });
+        }
+        self.over |= record.state.outcome().is_some();
+    }
+}
+
+#[async_trait]
+impl Notices for Follower {
+    async fn next(&mut self) -> Result<Option<Notice>, Problem> {
+        loop {
+            if let Some(notice) = self.backlog.pop_front() {
+                return Ok(Some(notice));
+            }
+            if self.over {
+                return Ok(None);
+            }
+            match &mut self.notices {
+                Some(notices) => match notices.recv().await {
+                    Ok(Notice::Entry { entry, .. }) if entry.number < self.next => {}
+                    Ok(notice) => {
+                        if let Notice::Entry { entry, phase, .. } = &notice {
+                            self.next = entry.number + 1;
+                            self.over |= matches!(phase, Phase::Done(_));
+                        }
+                        return Ok(Some(notice));
+                    }
+                    Err(RecvError::Lagged(_)) => {
+                        let record = self.store.load(&self.key).await.map_err(unavailable)?;
+                        self.read(&record);
+                    }
+                    // Somebody else carries it now.
+                    Err(RecvError::Closed) => self.notices = None,
+                },
+                None => {
+                    tokio::time::sleep(LOOK).await;
+                    let record = self.store.load(&self.key).await.map_err(unavailable)?;
+                    let before = self.backlog.len();
+                    self.read(&record);
+                    if self.backlog.len() == before
+                        && let Some(verdict) = &record.verdict
+                        && verdict.reason != self.told
+                    {
+                        self.told.clone_from(&verdict.reason);
+                        return Ok(Some(Notice::Look {
+                            key: self.key.clone(),
+                            at: record.history.last().map_or(record.created, |entry| entry.at),
+                            phase: record.state.phase.clone(),
+                            waiting_for: verdict.reason.clone(),
+                            verdict: Some(verdict.clone()),
+                        }));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Releases on Kubernetes without a daemon: `wade deploy deployment/checkout` as the last step of a pipeline.
+//!
+//! A process that carries a release holds the rollout's Lease; everything it knows is in one ConfigMap, and what it
+//! needs to put things back is on the Deployment as well. So it may die at any moment: the next `wade` that is called
+//! (deploy, abort, settle, …) sees a stale Lease, takes it with a higher epoch and goes on from the record. Commands of
+//! other shells are written into the record; an abort that nobody acknowledges takes the Lease by force.
+//!
+//! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
+//! speaks against it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
+//! [`rbac`] (which permissions that takes). It decides nothing about a release: the engine does.
+
+pub mod admit;
+pub mod carry;
+pub mod door;
+pub mod find;
+pub mod probe;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+
+use crate::apiserver::{ApiError, ApiServer, Fault};
+use crate::clock::Clock;
+use crate::controller::{Notice, Pass};
+use crate::daemon::api::{Problem, ProblemKind};
+use crate::engine::Actor;
+use crate::plan::Plan;
+use crate::spec::{Resolved, Rollout, StrategyFile, resolve};
+use crate::store::ReleaseKey;
+use admit::Ask;
+
+/// Notices kept for slow followers; one that falls further behind reads the record again.
+const NOTICES: usize = 1024;
+
+/// What one call of `wade` wants of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// What is to be released.
+    pub ask: Ask,
+    /// The policy, if a file says it.
+    pub rollout: Option<Rollout>,
+    /// A strategy by name, if the command line says it.
+    pub strategy: Option<String>,
+    /// Strategies of the user's own.
+    pub strategies: BTreeMap<String, StrategyFile>,
+    /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
+    pub time_left: Option<jiff::SignedDuration>,
+}
+
+/// The cluster, asked by one process.
+pub struct Cluster {
+    api: ApiServer,
+    clock: Arc<dyn Clock>,
+    client: reqwest::Client,
+    options: Options,
+    /// Who this process is in a Lease.
+    identity: String,
+    carrying: Mutex<Option<Carrying>>,
+}
+
+/// The release that this process carries.
+struct Carrying {
+    key: ReleaseKey,
+    notices: broadcast::Sender<Notice>,
+    urgent: crate::controller::Urgent,
+    newer: crate::controller::Newer,
+    task: JoinHandle<Pass>,
+}
+
+impl Cluster {
+    /// A cluster reached through `api`.
+    ///
+    /// # Errors
+    /// No HTTP client can be made.
+    pub fn new(api: ApiServer, options: Options, clock: Arc<dyn Clock>) -> Result<Self, Problem> {
+        let client = crate::signals::http::http_client()
+            .map_err(|error| problem(ProblemKind::Unavailable, error.to_string()))?;
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+        let identity = format!(
+            "{}-{}-{}",
+            host.trim(),
+            std::process::id(),
+            unique.split('-').next().unwrap_or_default()
+        );
+        Ok(Self {
+            api,
+            clock,
+            client,
+            options,
+            identity,
+            carrying: Mutex::new(None),
+        })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.api.namespace()
+    }
+
+    /// Who asks, as the cluster sees them.
+    pub async fn caller(&self) -> Actor {
+        let question = serde_json::json!({
+            "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview",
+        });
+        let answer = self
+            .api
+            .review("/apis/authentication.k8s.io/v1/selfsubjectreviews", &question)
+            .await
+            .unwrap_or_default();
+        let user = crate::apiserver::value::text(&answer, "/status/userInfo/username");
+        Actor {
+            user: if user.is_empty() { "unknown" } else { user }.to_owned(),
+            groups: crate::apiserver::value::list(&answer, "/status/userInfo/groups")
+                .iter()
+                .filter_map(|group| group.as_str().map(str::to_owned))
+                .collect(),
+        }
+    }
+
+    /// The policy for a Deployment: the file's, or the default.
+    pub(crate) fn rollout(&self, deployment: &str) -> Result<(Rollout, Resolved), Problem> {
+        let mut rollout = match &self.options.rollout {
+            Some(rollout) => rollout.clone(),
+            None => default_rollout(deployment, self.namespace()),
+        };
+        if let Some(strategy) = &self.options.strategy {
+            rollout.spec.strategy = crate::spec::StrategyChoice::Named(crate::spec::NamedStrategy {
+                name: strategy.clone(),
+                with: None,
+            });
+        }
+        let resolved = resolve(&rollout, &self.options.strategies)
+            .map_err(|faults| problem(ProblemKind::Invalid, faults.to_string()))?;
+        Ok((rollout, resolved))
+    }
+
+    /// Refuses a plan that the caller cannot see to its end.
+    fn check_time(&self, plan: &Plan) -> Result<(), Problem> {
+        let now = self.clock.now();
+        let token = self.api.valid_until().map(|until| until.duration_since(now));
+        let longest = jiff::SignedDuration::try_from(plan.longest()).unwrap_or(jiff::SignedDuration::MAX);
+        for (what, left) in [("this job", self.options.time_left), ("the credentials", token)] {
+            if let Some(left) = left
+                && left < longest
+            {
+                return Err(problem(
+                    ProblemKind::Conflict,
+                    format!(
+                        "the release may take {} and {what} only last{} {} more; use a quicker strategy, or give it more time",
+                        crate::spec::Span::secs(longest.as_secs().unsigned_abs()),
+                        if what == "this job" { "s" } else { "" },
+                        crate::spec::Span::secs(left.as_secs().max(0).unsigned_abs()),
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn carried<T>(&self, look: impl FnOnce(&Carrying) -> T) -> Option<T> {
+        self.carrying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(look)
+    }
+}
+
+/// What is done for a Deployment that no file describes: the default strategy, nothing else.
+pub fn default_rollout(deployment: &str, namespace: &str) -> Rollout {
+    let text = format!(
+        "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {deployment}, namespace: {namespace}}}\nspec:\n  workload: {{deployment: {deployment}}}\n"
+    );
+    crate::spec::read_rollout(&text, "the default").expect("the names are those of objects that exist")
+}
+
+fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
+    Problem {
+        kind,
+        message: message.into(),
+    }
+}
+
+/// What the API server said, as a caller of Wade is told.
+pub(crate) fn told(error: &ApiError) -> Problem {
+    let kind = match &error.fault {
+        Fault::Forbidden(_) => ProblemKind::Forbidden,
+        Fault::Unreachable(_) => ProblemKind::Unavailable,
+        Fault::NotFound => ProblemKind::NotFound,
+        Fault::Exists | Fault::Conflict(_) | Fault::Refused(_) => ProblemKind::Conflict,
+        Fault::Invalid(_) => ProblemKind::Unavailable,
+    };
+    problem(kind, error.to_string())
+}
