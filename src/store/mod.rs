@@ -7,7 +7,9 @@
 //! [`sqlite`] is the local platform's store, `sim` has one with faults; a ConfigMap and a custom resource follow behind
 //! the same trait.
 
+mod codec;
 pub mod record;
+pub mod shared;
 pub mod sqlite;
 
 use async_trait::async_trait;

@@ -1,7 +1,6 @@
 //! Claims about the store, and what they are tried on: a release driven through the engine's own table of moves, so
 //! that no history is stored here that could not have happened.
 
-mod codec;
 mod faults;
 mod folder;
 mod record;
