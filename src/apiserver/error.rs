@@ -76,15 +76,20 @@ pub enum Fault {
     Invalid(String),
 }
 
+/// What the server says of a JSON patch that could not be carried out, a failed `test` included. It keeps the cause to
+/// itself (`NewGenericServerResponse` in its errors.go); an object that it finds invalid is refused with other words.
+const PATCH_FAILED: &str = "the server rejected our request due to an error in our request";
+
 impl Fault {
     /// From a status as the API server writes it.
     pub fn of_status(code: u16, reason: &str, message: &str) -> Self {
         let message = message.to_owned();
         match (code, reason) {
             (409, "AlreadyExists") => Self::Exists,
-            // A failed `test` in a JSON patch is 422 without a cause of its own kind.
             (409, _) => Self::Conflict(message),
-            (422, _) if message.contains("testing value") || message.contains("test failed") => Self::Conflict(message),
+            (422, _) if message == PATCH_FAILED => {
+                Self::Conflict("a test in the patch failed, or what it changes is not there".to_owned())
+            }
             (404, _) => Self::NotFound,
             (401, _) => Self::Forbidden(format!("the credentials were not accepted: {message}")),
             // A quota and an admission policy answer 403 as well; only the authorizer says who may not what.
@@ -113,6 +118,18 @@ mod tests {
             error.to_string().contains("missing permission: patch deployments.apps"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_failed_test_in_a_patch_is_a_conflict_and_an_invalid_object_is_not() {
+        let patched = Fault::of_status(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        );
+        assert!(matches!(patched, Fault::Conflict(_)), "{patched:?}");
+        let invalid = Fault::of_status(422, "Invalid", "ConfigMap \"x\" is invalid: []: Too long");
+        assert!(matches!(invalid, Fault::Refused(_)), "{invalid:?}");
     }
 
     #[test]

@@ -13,6 +13,11 @@ pub mod kind;
 pub mod value;
 pub mod view;
 
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};

@@ -4,10 +4,14 @@
 //! written by one holder at a time: every write carries the holder's *epoch*, and a store refuses a lower one than it
 //! has seen, so a controller that was believed dead cannot write behind its successor's back.
 //!
-//! [`sqlite`] is the local platform's store, `sim` has one with faults; a ConfigMap and a custom resource follow behind
-//! the same trait.
+//! [`sqlite`] is the local platform's store, [`configmap`] that of a step on Kubernetes, `sim` has one with faults; a
+//! custom resource follows behind the same trait.
 
+mod codec;
+pub mod configmap;
+pub mod lease;
 pub mod record;
+pub mod shared;
 pub mod sqlite;
 
 use async_trait::async_trait;

@@ -17,7 +17,6 @@
 //!
 //! Read on in `update` (the one write that matters), then `schema`.
 
-mod codec;
 mod commands;
 mod data_dir;
 mod fault;
@@ -29,7 +28,7 @@ mod schema;
 mod update;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -41,11 +40,14 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use super::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
 use crate::engine::Command;
 
-pub use commands::{Answer, CommandError, CommandRecord, MAX_PENDING_ABORTS, MAX_PENDING_COMMANDS};
+pub use super::shared::{
+    CommandError, CreateError, DEFAULT_KEPT_RELEASES, MAX_PENDING_ABORTS, MAX_PENDING_COMMANDS, MAX_QUARANTINED,
+    NewRelease, Quarantine, RolloutState, ServedRevision,
+};
+pub use commands::{Answer, CommandRecord};
 pub use data_dir::{DataDir, OpenError};
-pub use releases::{Beside, CreateError, NewRelease, Summary, Unfinished};
-pub use retention::{DEFAULT_KEPT_RELEASES, MAX_QUARANTINED};
-pub use rollouts::{Quarantine, RolloutState, Route, ServedRevision};
+pub use releases::{Beside, Summary, Unfinished};
+pub use rollouts::Route;
 
 use fault::Fault;
 

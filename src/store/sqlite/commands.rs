@@ -12,12 +12,8 @@ use super::SqliteStore;
 use super::fault::{Cells, Fault, encode, execute, row, rows, signed};
 use super::releases::release_name;
 use crate::engine::{Actor, Command, CommandKind, Outcome};
+use crate::store::shared::{CommandError, MAX_PENDING_ABORTS, MAX_PENDING_COMMANDS};
 use crate::store::{ReleaseKey, StoreError};
-
-/// Commands of one release that may wait for an answer; a script gone wild is told so.
-pub const MAX_PENDING_COMMANDS: u64 = 64;
-/// So many more if they are aborts: an abort must get in when others have filled the queue.
-pub const MAX_PENDING_ABORTS: u64 = 64;
 
 /// A command and what came of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,36 +39,6 @@ pub enum Answer {
         /// Number of the entry.
         entry: u64,
     },
-}
-
-/// Why a command was not written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CommandError {
-    /// Nobody drives the release any more.
-    #[error("{key} is over ({}): there is nothing to {kind}; `wade status {}` shows what is", outcome.label(), key.rollout)]
-    Over {
-        /// The release.
-        key: ReleaseKey,
-        /// What was asked.
-        kind: CommandKind,
-        /// How it ended.
-        outcome: Outcome,
-    },
-    /// Too many wait.
-    #[error(
-        "{key} has {waiting} commands that wait for an answer; {kind} was not added, try again when they are answered"
-    )]
-    TooMany {
-        /// The release.
-        key: ReleaseKey,
-        /// What was asked.
-        kind: CommandKind,
-        /// How many wait.
-        waiting: u64,
-    },
-    /// It could not be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 impl SqliteStore {

@@ -7,8 +7,8 @@ use rusqlite::types::FromSql;
 use rusqlite::{ErrorCode, Row};
 use serde::de::DeserializeOwned;
 
-use super::codec;
 use crate::store::StoreError;
+use crate::store::codec;
 
 /// An error on its way out; it becomes a [`StoreError`] where file and direction are known.
 #[derive(Debug)]

@@ -8,27 +8,8 @@ use super::SqliteStore;
 use super::fault::{Cells, Fault, damaged, encode, execute, row, rows, signed};
 use super::rollouts;
 use crate::engine::{Actor, Entry, Outcome, State};
-use crate::plan::Plan;
-use crate::store::{Pipeline, ReleaseKey, ReleaseRecord, Revision, StoreError};
-
-/// What is asked for. Which revision is stable is not asked: the store knows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NewRelease {
-    /// The rollout's name.
-    pub rollout: String,
-    /// The revision to release.
-    pub canary: Revision,
-    /// The way, as planned now.
-    pub plan: Plan,
-    /// Who asks.
-    pub by: Actor,
-    /// Why, if they said.
-    pub reason: Option<String>,
-    /// Where it is asked.
-    pub pipeline: Pipeline,
-    /// What `DEPLOY_WINDOW` says there.
-    pub deploy_window: Option<bool>,
-}
+use crate::store::shared::{CreateError, NewRelease};
+use crate::store::{ReleaseKey, ReleaseRecord, StoreError};
 
 /// Whether a release may be asked for while another one is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,22 +18,6 @@ pub enum Beside {
     Nothing,
     /// In any case: the caller keeps it waiting, or ends the other one.
     Running,
-}
-
-/// Why a release was not made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CreateError {
-    /// One release at a time.
-    #[error("{key} is not over ({phase}): wait for it, or end it with `wade abort {}`", key.rollout)]
-    Running {
-        /// The release that is in the way.
-        key: ReleaseKey,
-        /// Its phase's label.
-        phase: String,
-    },
-    /// It could not be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// A release in one line.

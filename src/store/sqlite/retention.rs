@@ -9,12 +9,7 @@ use rusqlite::{Connection, params};
 use super::SqliteStore;
 use super::fault::{Fault, execute};
 use crate::store::StoreError;
-
-/// Finished releases that a rollout keeps unless told otherwise.
-pub const DEFAULT_KEPT_RELEASES: u32 = 10;
-/// Quarantined revisions that a rollout remembers, the newest ones: a pipeline that fails all day for a year must not
-/// fill the disk.
-pub const MAX_QUARANTINED: u32 = 200;
+use crate::store::shared::MAX_QUARANTINED;
 
 impl SqliteStore {
     /// Removes what the rollout no longer keeps. Happens by itself whenever a release ends.

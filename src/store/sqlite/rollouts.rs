@@ -9,51 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::SqliteStore;
 use super::fault::{Cells, Fault, encode, execute, row, rows};
-use super::retention::{self, DEFAULT_KEPT_RELEASES};
+use super::retention;
 use crate::plan::Split;
+use crate::store::shared::{DEFAULT_KEPT_RELEASES, Quarantine, RolloutState, ServedRevision};
 use crate::store::{Revision, StoreError};
-
-/// A rollout between its releases.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RolloutState {
-    /// Its name.
-    pub name: String,
-    /// The revision that serves; `None` before the first one does.
-    pub stable: Option<Revision>,
-    /// Revisions that must not be tried again by themselves, newest first.
-    pub quarantined: Vec<Quarantine>,
-    /// How many finished releases are kept.
-    pub kept: u32,
-    /// When this last changed.
-    pub updated: Timestamp,
-}
-
-/// A revision that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Quarantine {
-    /// The revision.
-    pub revision: String,
-    /// Number of the release in which it failed.
-    pub release: u64,
-    /// Why, in the words of that release.
-    pub reason: String,
-    /// Since when.
-    pub at: Timestamp,
-}
-
-/// A revision that a rollback can go to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ServedRevision {
-    /// The revision, with all that is needed to start it again.
-    pub revision: Revision,
-    /// When it became stable for the first time.
-    pub first_served: Timestamp,
-    /// When it became stable for the last time.
-    pub last_served: Timestamp,
-}
 
 /// How requests were divided last. Revisions are named, because "stable" may mean another one by now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,6 @@
 //! Claims about the store, and what they are tried on: a release driven through the engine's own table of moves, so
 //! that no history is stored here that could not have happened.
 
-mod codec;
 mod faults;
 mod folder;
 mod record;
@@ -23,7 +22,7 @@ use crate::spec::{Mode, NoDataAction, NoDataRule, OnNewRevision, OnUndecided, Sp
 use crate::store::record::JudgeRecord;
 use crate::store::{Pipeline, Revision};
 
-fn at(seconds: i64) -> Timestamp {
+pub(in crate::store) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_microsecond(1_790_000_000_123_456).expect("a date") + SignedDuration::from_secs(seconds)
 }
 
@@ -34,7 +33,7 @@ fn store() -> SqliteStore {
     SqliteStore::new(connection, path, None)
 }
 
-fn revision(version: &str) -> Revision {
+pub(in crate::store) fn revision(version: &str) -> Revision {
     Revision {
         id: format!("id-{version}"),
         version: version.to_owned(),
@@ -43,7 +42,7 @@ fn revision(version: &str) -> Revision {
     }
 }
 
-fn plan(rollout: &str) -> Plan {
+pub(in crate::store) fn plan(rollout: &str) -> Plan {
     let rule = |action| NoDataRule {
         after: Span::secs(120),
         action,
@@ -109,7 +108,7 @@ fn plan(rollout: &str) -> Plan {
     }
 }
 
-fn new_release(rollout: &str, version: &str) -> NewRelease {
+pub(in crate::store) fn new_release(rollout: &str, version: &str) -> NewRelease {
     NewRelease {
         rollout: rollout.to_owned(),
         canary: revision(version),
@@ -129,7 +128,7 @@ fn new_release(rollout: &str, version: &str) -> NewRelease {
 
 /// A judge that has seen something, with its verdict: logarithms of all sizes, and an infinity if a metric has no
 /// weight.
-fn judged(total: f64, bad: f64, weight: f64) -> (JudgeRecord, Box<Verdict>) {
+pub(in crate::store) fn judged(total: f64, bad: f64, weight: f64) -> (JudgeRecord, Box<Verdict>) {
     let mut config = judge::Config::default();
     for metric in &mut config.metrics {
         metric.weight = weight;

@@ -1,7 +1,7 @@
 //! What a controller writes and reads.
 
-use super::super::codec::encode;
 use super::*;
+use crate::store::codec::encode;
 
 #[test]
 fn a_release_comes_back_whole() {

@@ -1,11 +1,14 @@
 //! Values in words: JSON that loses nothing.
 //!
-//! JSON, so that `sqlite3 wade.db` shows a person what is there. Plain serde_json would write the judge's infinities (the
+//! JSON, so that `sqlite3 wade.db` and `kubectl get configmap` show a person what is there. Plain serde_json would write the judge's infinities (the
 //! logarithm of a lost bet is minus infinity) as `null`, which cannot be read back as a number; they are written as
 //! `{"$float": "-inf"}` instead. All other floats are written with their shortest exact form and read back bit for bit
 //! (serde_json's `float_roundtrip`), so that a restart does not change a verdict.
 //!
 //! The same value always gives the same text: repetition of a write is recognised by comparing texts.
+
+#[cfg(test)]
+mod tests;
 
 use ciborium::Value;
 use serde::Serialize;
@@ -19,7 +22,7 @@ const FLOAT: &str = "$float";
 ///
 /// # Errors
 /// In words, for what JSON cannot say (keys that are not text, raw bytes): none of the record's types has it.
-pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
+pub(in crate::store) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
     let tree = Value::serialized(value).map_err(|error| error.to_string())?;
     Ok(to_json(tree)?.to_string())
 }
@@ -28,7 +31,7 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<String, String> {
 ///
 /// # Errors
 /// What does not fit, in words.
-pub(super) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(in crate::store) fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let json: Json = serde_json::from_str(text).map_err(|error| error.to_string())?;
     from_json(json)?.deserialized().map_err(|error| error.to_string())
 }
