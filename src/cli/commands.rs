@@ -185,8 +185,20 @@ pub(super) async fn command(
                 answer.release
             ));
         }
-        let mut own = Screen::new(if screen.is_json() { super::screen::Format::Json } else { super::screen::Format::Text });
-        follow(client, &answer.release, 1, FollowArgs::default(), Codes::Hidden, &mut own).await?;
+        let mut own = Screen::new(if screen.is_json() {
+            super::screen::Format::Json
+        } else {
+            super::screen::Format::Text
+        });
+        follow(
+            client,
+            &answer.release,
+            1,
+            FollowArgs::default(),
+            Codes::Hidden,
+            &mut own,
+        )
+        .await?;
         client.finished().await;
     }
     Ok(exit)

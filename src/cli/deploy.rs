@@ -15,8 +15,8 @@ use crate::cluster::admit::Ask;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::platforms::kubernetes::template::For;
-use crate::spec::{Span, Workload, read_rollout};
 use crate::spec::vars::VERSION;
+use crate::spec::{Span, Workload, read_rollout};
 
 /// Release a new version and follow it to its end
 #[derive(Debug, clap::Args)]

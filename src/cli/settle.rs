@@ -114,7 +114,11 @@ async fn settle_here(client: &Client, name: Option<&str>, screen: &Screen) -> Re
             if !screen.is_json() {
                 screen.text(&format!("{key} was left unfinished by a run that is gone; settling it"));
             }
-            let mut own = Screen::new(if screen.is_json() { super::screen::Format::Json } else { super::screen::Format::Text });
+            let mut own = Screen::new(if screen.is_json() {
+                super::screen::Format::Json
+            } else {
+                super::screen::Format::Text
+            });
             follow(client, &key, 1, FollowArgs::default(), Codes::Hidden, &mut own).await?;
             client.finished().await;
         }

@@ -9,8 +9,8 @@ use crate::apiserver::value::{annotation, flag, label, name, resource_version, u
 use crate::apiserver::{ApiError, ApiServer, Kind, Patch};
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
-use crate::platforms::kubernetes::template::{For, Obstacle};
 use crate::platforms::kubernetes::release::Before;
+use crate::platforms::kubernetes::template::{For, Obstacle};
 use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
 use crate::spec::{Faults, MetricsEndpoint, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
@@ -37,7 +37,11 @@ pub struct Ask {
 impl Ask {
     /// Whether nothing is said that would make a new revision.
     pub fn is_empty(&self) -> bool {
-        self.images.is_empty() && self.env.is_empty() && self.manifest.is_none() && !self.held && self.template.is_none()
+        self.images.is_empty()
+            && self.env.is_empty()
+            && self.manifest.is_none()
+            && !self.held
+            && self.template.is_none()
     }
 }
 
@@ -275,7 +279,11 @@ fn refusals(
         }
     }
     let faults = template::refused_images(template, &rollout.spec.versions);
-    refusals.extend(faults.iter().map(ToString::to_string));
+    refusals.extend(
+        faults
+            .iter()
+            .map(|fault| format!("{}: {} ({}); {}", fault.path, fault.problem, fault.found, fault.help)),
+    );
     if let Some(held) = workload::held(deployment) {
         refusals.push(format!(
             "deployment {own} is held by release {} already; `wade status deployment/{own} -n {}` shows it, `wade settle` finishes or undoes what a dead run left",
@@ -292,7 +300,8 @@ fn refusals(
         && !ask.allow_fewer
     {
         let least = found.scaler.as_ref().and_then(|(scaler, _)| scaler.min);
-        let after = crate::apiserver::value::number(manifest, "/spec/replicas").and_then(|after| u32::try_from(after).ok());
+        let after =
+            crate::apiserver::value::number(manifest, "/spec/replicas").and_then(|after| u32::try_from(after).ok());
         refusals.extend(template::replica_drop(workload::replicas(deployment), after, least));
     }
     let splits: Vec<_> = plan.stages.iter().map(|stage| stage.split.clone()).collect();
@@ -388,6 +397,12 @@ pub fn found_lines(found: &Found, probe: &Probe, admission: &Admission) -> Vec<S
     }
     let mut lines = vec![parts.join(", ")];
     lines.extend(admission.report.facts.iter().cloned());
-    lines.extend(admission.report.warnings.iter().map(|warning| format!("note: {warning}")));
+    lines.extend(
+        admission
+            .report
+            .warnings
+            .iter()
+            .map(|warning| format!("note: {warning}")),
+    );
     lines
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 
-use super::door::{running, unavailable};
+use super::door::unavailable;
 use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
 use crate::clock::Clock;
@@ -20,7 +20,7 @@ use crate::platforms::kubernetes::adapter::{KubernetesPlatform, watched};
 use crate::platforms::kubernetes::reach::Reach;
 use crate::platforms::kubernetes::signals::KubernetesSignals;
 use crate::store::configmap::ConfigMapStore;
-use crate::store::lease::{Acquired, HeldLease, Lease};
+use crate::store::lease::{Claim, Held, Lease, LeaseError, Manner};
 use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
 
 /// How long everything may take to be listed once.
@@ -31,8 +31,13 @@ const LEASE_WITHIN: Duration = Duration::from_secs(30);
 const LEASE_LOOK: Duration = Duration::from_millis(500);
 
 impl Cluster {
-    fn lease(&self, rollout: &str) -> Lease {
-        Lease::new(&self.api, rollout, &self.identity, Arc::clone(&self.clock))
+    /// The rollout's Lease as this process has seen it so far: whether its holder is dead takes two looks.
+    fn lease(&self, rollout: &str) -> Arc<Lease> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let lease = leases
+            .entry(rollout.to_owned())
+            .or_insert_with(|| Arc::new(Lease::new(&self.api, rollout, Arc::clone(&self.clock))));
+        Arc::clone(lease)
     }
 
     /// Whether nobody carries the rollout's release: its Lease has been given back or has gone stale.
@@ -43,15 +48,19 @@ impl Cluster {
         self.lease(rollout).is_free().await.map_err(|error| told(&error))
     }
 
-    /// Takes the Lease; waits for one that has not been renewed lately to go stale.
-    pub(super) async fn take_lease(&self, rollout: &str) -> Result<HeldLease, Problem> {
+    /// Takes the Lease and makes the record's writes ours; waits for a Lease that has not been renewed lately to go stale.
+    pub(super) async fn take_lease(&self, store: &ConfigMapStore, rollout: &str) -> Result<Arc<Held>, Problem> {
         let lease = self.lease(rollout);
         let mut who = String::new();
         let taking = async {
             loop {
-                match lease.acquire().await.map_err(|error| told(&error))? {
-                    Acquired::Held(held) => return Ok(held),
-                    Acquired::By { holder, .. } => who = holder,
+                match lease
+                    .hold(store, &self.identity, Manner::IfFree)
+                    .await
+                    .map_err(not_taken)?
+                {
+                    Claim::Held(held) => return Ok(Arc::new(held)),
+                    Claim::HeldBy(holder) => who = holder.to_string(),
                 }
                 tokio::time::sleep(LEASE_LOOK).await;
             }
@@ -60,7 +69,9 @@ impl Cluster {
             Ok(held) => held,
             Err(_) => Err(problem(
                 ProblemKind::Conflict,
-                format!("{rollout} is in the hands of {who}, which is alive; `wade status deployment/{rollout} -w` follows what it does"),
+                format!(
+                    "{rollout} is in the hands of {who}, which is alive; `wade status deployment/{rollout} -w` follows what it does"
+                ),
             )),
         }
     }
@@ -68,7 +79,7 @@ impl Cluster {
     /// Goes on with a release that somebody else carried; by force if they still hold the Lease.
     pub(super) async fn carry_on(
         self: &Arc<Self>,
-        store: &Arc<ConfigMapStore>,
+        store: &ConfigMapStore,
         record: ReleaseRecord,
         force: bool,
     ) -> Result<(), Problem> {
@@ -78,25 +89,36 @@ impl Cluster {
     /// As [`Self::carry_on`], with a command that could not be written down.
     pub(super) async fn carry_on_with(
         self: &Arc<Self>,
-        store: &Arc<ConfigMapStore>,
+        store: &ConfigMapStore,
         record: ReleaseRecord,
         force: bool,
         urgent: Option<Command>,
     ) -> Result<(), Problem> {
         let rollout = record.key.rollout.clone();
         let lease = if force {
-            self.lease(&rollout).force().await.map_err(|error| told(&error))?
+            let taken = self.lease(&rollout).hold(store, &self.identity, Manner::Force).await;
+            match taken.map_err(not_taken)? {
+                Claim::Held(held) => Arc::new(held),
+                Claim::HeldBy(holder) => {
+                    return Err(problem(
+                        ProblemKind::Unavailable,
+                        format!("{holder} keeps taking the Lease of {rollout} back; trying again may help"),
+                    ));
+                }
+            }
         } else {
-            self.take_lease(&rollout).await?
+            self.take_lease(store, &rollout).await?
         };
         // Whoever held it may have gone on until the very moment it was taken.
-        let record = match store.take_over(lease.epoch(), &self.identity).await {
-            Ok(()) => running(store).await?.unwrap_or(record),
+        let record = match store.load(&record.key).await {
+            Ok(record) => record,
             // Going back waits for nothing.
             Err(_) if urgent.is_some() => record,
             Err(error) => return Err(unavailable(error)),
         };
         if record.state.outcome().is_some() {
+            // It is no fault to keep it until it runs out.
+            let _ = lease.release().await;
             return Ok(());
         }
         let key = record.key.clone();
@@ -108,7 +130,7 @@ impl Cluster {
     }
 
     /// Drives `record`'s release in the background, holding `lease`.
-    pub(super) async fn carry(self: &Arc<Self>, lease: HeldLease, record: ReleaseRecord) -> Result<(), Problem> {
+    pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, record: ReleaseRecord) -> Result<(), Problem> {
         let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
             problem(
                 ProblemKind::Unavailable,
@@ -150,10 +172,17 @@ impl Cluster {
     }
 }
 
+fn not_taken(error: LeaseError) -> Problem {
+    match error {
+        LeaseError::Api(error) => told(&error),
+        LeaseError::Store(error) => unavailable(error),
+    }
+}
+
 /// Everything one release is driven with.
 struct Drive {
     cluster: Arc<Cluster>,
-    lease: HeldLease,
+    lease: Arc<Held>,
     store: Arc<ConfigMapStore>,
     release: Release,
     notices: broadcast::Sender<Notice>,
@@ -165,13 +194,20 @@ struct Drive {
 impl Drive {
     async fn run(self, record: ReleaseRecord) -> Pass {
         let key = record.key.clone();
+        let lost = self.lease.lost();
         let end = tokio::select! {
             end = self.go(record) => end,
-            () = self.lease.lost() => Pass::Fenced,
+            () = lost.cancelled() => Pass::Fenced,
         };
         match &end {
-            Pass::Over(_) => self.lease.release().await,
-            Pass::Fenced => self.say(&key, "another wade has taken this release over; this one has stopped".to_owned()),
+            Pass::Over(_) => {
+                // If it cannot be given back it runs out by itself.
+                let _ = self.lease.release().await;
+            }
+            Pass::Fenced => self.say(
+                &key,
+                "another wade has taken this release over; this one has stopped".to_owned(),
+            ),
             Pass::Again(_) => {}
         }
         end
@@ -191,7 +227,11 @@ impl Drive {
         let key = record.key.clone();
         let selector = self.selector().await;
         let view = loop {
-            let view = View::start(&cluster.api, &watched(&self.release, selector.clone()), Arc::clone(&self.wake));
+            let view = View::start(
+                &cluster.api,
+                &watched(&self.release, selector.clone()),
+                Arc::clone(&self.wake),
+            );
             match view.synced(SYNC_WITHIN).await {
                 Ok(()) => break Arc::new(view),
                 Err(error) => self.say(&key, error.to_string()),
@@ -229,7 +269,7 @@ impl Drive {
         let notices = self.notices.clone();
         let store = Guarded {
             store: Arc::clone(&self.store),
-            lease: self.lease.clone(),
+            lease: Arc::clone(&self.lease),
             clock: Arc::clone(&cluster.clock),
         };
         let mut controller = Controller::new(
@@ -272,7 +312,7 @@ impl Drive {
 /// because somebody else may. Going back needs no record.
 struct Guarded {
     store: Arc<ConfigMapStore>,
-    lease: HeldLease,
+    lease: Arc<Held>,
     clock: Arc<dyn Clock>,
 }
 

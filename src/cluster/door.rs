@@ -59,11 +59,9 @@ impl Cluster {
             .await
             .map_err(|error| told(&error))?
             .ok_or_else(|| self.no_such(deployment))?;
-        let (rollout, resolved) = self.rollout(deployment)?;
+        let (rollout, resolved) = self.policy(deployment)?;
         let (ask, lane) = self.ask(&found, request, store).await?;
-        found
-            .stable()
-            .map_err(|why| problem(ProblemKind::Conflict, why))?;
+        found.stable().map_err(|why| problem(ProblemKind::Conflict, why))?;
         let faults = |faults: Vec<String>| problem(ProblemKind::Invalid, faults.join("\n"));
         let template = new_template(&self.api, &found, &ask).await.map_err(faults)?;
         let reach = Reach::open(&self.api)
@@ -121,7 +119,9 @@ impl Cluster {
         match &request.target {
             ReleaseTarget::File { .. } if self.options.ask.is_empty() => Err(problem(
                 ProblemKind::Invalid,
-                format!("say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"),
+                format!(
+                    "say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"
+                ),
             )),
             ReleaseTarget::File { .. } => Ok((self.options.ask.clone(), lane)),
             ReleaseTarget::Rollback { number: Some(number) } => {
@@ -145,7 +145,9 @@ impl Cluster {
                 .ok_or_else(|| {
                     problem(
                         ProblemKind::NotFound,
-                        format!("deployment {name} keeps no earlier revision (`kubectl rollout history deployment/{name}`)"),
+                        format!(
+                            "deployment {name} keeps no earlier revision (`kubectl rollout history deployment/{name}`)"
+                        ),
                     )
                 }),
             ReleaseTarget::Retry => {
@@ -204,10 +206,12 @@ impl Cluster {
         revision: &str,
         version: &str,
     ) -> Result<Option<ReleaseKey>, Problem> {
-        let on_new = self.rollout(deployment)?.0.spec.on_new_revision;
+        let on_new = self.policy(deployment)?.0.spec.on_new_revision;
         let mut asked = false;
         loop {
-            let Some(record) = running(store).await? else { return Ok(None) };
+            let Some(record) = running(store).await? else {
+                return Ok(None);
+            };
             if !self.is_abandoned(deployment).await? {
                 if record.canary.id == revision {
                     return Err(problem(
@@ -248,15 +252,20 @@ impl Cluster {
     }
 
     /// Waits a moment for what came of a command, in the record.
-    async fn answer(&self, store: &ConfigMapStore, key: &ReleaseKey, id: u64, within: Duration) -> Option<(bool, String)> {
+    async fn answer(
+        &self,
+        store: &ConfigMapStore,
+        key: &ReleaseKey,
+        id: u64,
+        within: Duration,
+    ) -> Option<(bool, String)> {
         let look = async {
             loop {
                 if let Ok(record) = store.load(key).await {
-                    let answer = record
-                        .history
-                        .iter()
-                        .rev()
-                        .find_map(|entry| answers(&entry.event, id).map(|followed| (followed, entry.reason.clone())));
+                    let answer =
+                        record.history.iter().rev().find_map(|entry| {
+                            answers(&entry.event, id).map(|followed| (followed, entry.reason.clone()))
+                        });
                     if answer.is_some() {
                         return answer;
                     }
@@ -282,9 +291,9 @@ impl Cluster {
         let latest = store.latest().await.map_err(unavailable)?;
         let live = latest.as_ref().filter(|record| record.state.outcome().is_none());
         let revision = |hash: &str| -> Option<RevisionView> {
-            let set = sets
-                .iter()
-                .find(|set| crate::apiserver::value::label(set, HASH) == Some(hash) && name(set) == format!("{own}-{hash}"))?;
+            let set = sets.iter().find(|set| {
+                crate::apiserver::value::label(set, HASH) == Some(hash) && name(set) == format!("{own}-{hash}")
+            })?;
             Some(revision_view(set, &pods, hash))
         };
         let release_of = |record: &ReleaseRecord| -> Option<crate::platforms::kubernetes::Release> {
@@ -295,7 +304,9 @@ impl Cluster {
             None => {
                 let newest = sets
                     .iter()
-                    .filter(|set| name(set).starts_with(own) && crate::apiserver::value::count(set, "/spec/replicas") > 0)
+                    .filter(|set| {
+                        name(set).starts_with(own) && crate::apiserver::value::count(set, "/spec/replicas") > 0
+                    })
                     .find_map(|set| crate::apiserver::value::label(set, HASH));
                 (newest.and_then(revision), None)
             }
@@ -337,7 +348,8 @@ fn revision_view(set: &Value, pods: &[Value], hash: &str) -> RevisionView {
         .filter(|pod| crate::apiserver::value::label(pod, HASH) == Some(hash))
         .enumerate()
         .map(|(slot, pod)| {
-            let ready = crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True");
+            let ready =
+                crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True");
             let leaving = crate::apiserver::value::is_leaving(pod);
             InstanceView {
                 slot: slot as u32,
@@ -429,7 +441,9 @@ impl Door for Arc<Cluster> {
             if let Some(key) = self.make_way(&store, name, &ask_id, &version).await? {
                 return Ok(Started {
                     release: Some(key.clone()),
-                    found: vec![format!("{key} was left unfinished by a run that is gone; going on with it")],
+                    found: vec![format!(
+                        "{key} was left unfinished by a run that is gone; going on with it"
+                    )],
                     plan: render(&record.plan, None),
                     stable: record.stable.as_ref().map(|stable| stable.version.clone()),
                     canary: record.canary.version.clone(),
@@ -466,12 +480,7 @@ impl Door for Arc<Cluster> {
             ));
         }
         self.check_time(&admission.plan)?;
-        self.check_rights(admission).await?;
-        let lease = self.take_lease(name).await?;
-        store
-            .take_over(lease.epoch(), &self.identity)
-            .await
-            .map_err(unavailable)?;
+        let lease = self.take_lease(&store, name).await?;
         let mut canary = admission.canary.clone();
         canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;
         let release = NewRelease {
@@ -483,8 +492,11 @@ impl Door for Arc<Cluster> {
             pipeline: request.pipeline.clone(),
             deploy_window: request.deploy_window,
         };
-        let kept = self.rollout(name)?.0.spec.history.unwrap_or(10);
-        store.set_kept_releases(kept, self.clock.now()).await.map_err(unavailable)?;
+        let kept = self.policy(name)?.0.spec.history.unwrap_or(10);
+        store
+            .set_kept_releases(kept, self.clock.now())
+            .await
+            .map_err(unavailable)?;
         store
             .set_stable(&admission.stable, self.clock.now())
             .await
@@ -512,7 +524,10 @@ impl Door for Arc<Cluster> {
         let record = running(&store).await?.ok_or_else(|| {
             problem(
                 ProblemKind::Conflict,
-                format!("no release of {name} is running, so there is nothing to {}", request.kind),
+                format!(
+                    "no release of {name} is running, so there is nothing to {}",
+                    request.kind
+                ),
             )
         })?;
         let key = record.key.clone();
@@ -543,7 +558,11 @@ impl Door for Arc<Cluster> {
         if abandoned {
             self.carry_on(&store, record.clone(), false).await?;
         }
-        let first = if aborts && !abandoned { ABORT_WITHIN } else { ANSWER_WITHIN };
+        let first = if aborts && !abandoned {
+            ABORT_WITHIN
+        } else {
+            ANSWER_WITHIN
+        };
         let mut said = self.answer(&store, &key, id, first).await;
         if said.is_none() && aborts && !here && !abandoned {
             // The holder hangs: take the Lease by force, which fences it off, and write the weight.
@@ -568,7 +587,13 @@ impl Door for Arc<Cluster> {
 
     async fn releases(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
         let store = self.store(name);
-        Ok(store.releases().await.map_err(unavailable)?.iter().map(summary).collect())
+        Ok(store
+            .releases()
+            .await
+            .map_err(unavailable)?
+            .iter()
+            .map(summary)
+            .collect())
     }
 
     async fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {

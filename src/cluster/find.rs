@@ -103,7 +103,11 @@ impl Found {
             }
         }
         let selecting = |objects: Vec<Value>, path: &str| -> Vec<Value> {
-            let chosen = |object: &Value| object.pointer(path).is_some_and(|selector| matches_selector(selector, &labels));
+            let chosen = |object: &Value| {
+                object
+                    .pointer(path)
+                    .is_some_and(|selector| matches_selector(selector, &labels))
+            };
             objects.into_iter().filter(chosen).collect()
         };
         Ok(Some(Self {
@@ -130,7 +134,11 @@ impl Found {
     pub fn stable(&self) -> Result<&Value, String> {
         let deployment = name(&self.deployment);
         let wanted = workload::replicas(&self.deployment);
-        let active: Vec<&Value> = self.sets.iter().filter(|set| count(set, "/spec/replicas") > 0).collect();
+        let active: Vec<&Value> = self
+            .sets
+            .iter()
+            .filter(|set| count(set, "/spec/replicas") > 0)
+            .collect();
         match active.as_slice() {
             [] if wanted == 0 => Err(format!(
                 "deployment {deployment} is scaled to 0, so there is nothing to compare with; scale it up first: `kubectl scale deployment/{deployment} --replicas=1`"
@@ -273,9 +281,18 @@ mod tests {
             (json!({}), true),
             (json!({ "matchLabels": { "app": "app" } }), true),
             (json!({ "matchLabels": { "app": "other" } }), false),
-            (json!({ "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["web", "db"] }] }), true),
-            (json!({ "matchExpressions": [{ "key": "tier", "operator": "NotIn", "values": ["web"] }] }), false),
-            (json!({ "matchExpressions": [{ "key": "canary", "operator": "DoesNotExist" }] }), true),
+            (
+                json!({ "matchExpressions": [{ "key": "tier", "operator": "In", "values": ["web", "db"] }] }),
+                true,
+            ),
+            (
+                json!({ "matchExpressions": [{ "key": "tier", "operator": "NotIn", "values": ["web"] }] }),
+                false,
+            ),
+            (
+                json!({ "matchExpressions": [{ "key": "canary", "operator": "DoesNotExist" }] }),
+                true,
+            ),
         ];
         for (selector, expected) in cases {
             assert_eq!(matches_selector(&selector, &labels), expected, "{selector}");

@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
-//! [`rbac`] (which permissions that takes). It decides nothing about a release: the engine does.
+//! `rbac` (which permissions that takes). It decides nothing about a release: the engine does.
 
 pub mod admit;
 pub mod carry;
@@ -29,6 +29,7 @@ use crate::engine::Actor;
 use crate::plan::Plan;
 use crate::spec::{Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
+use crate::store::lease::Lease;
 use admit::Ask;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
@@ -57,6 +58,7 @@ pub struct Cluster {
     options: Options,
     /// Who this process is in a Lease.
     identity: String,
+    leases: Mutex<BTreeMap<String, Arc<Lease>>>,
     carrying: Mutex<Option<Carrying>>,
 }
 
@@ -91,6 +93,7 @@ impl Cluster {
             client,
             options,
             identity,
+            leases: Mutex::default(),
             carrying: Mutex::new(None),
         })
     }
@@ -121,7 +124,7 @@ impl Cluster {
     }
 
     /// The policy for a Deployment: the file's, or the default.
-    pub(crate) fn rollout(&self, deployment: &str) -> Result<(Rollout, Resolved), Problem> {
+    pub(crate) fn policy(&self, deployment: &str) -> Result<(Rollout, Resolved), Problem> {
         let mut rollout = match &self.options.rollout {
             Some(rollout) => rollout.clone(),
             None => default_rollout(deployment, self.namespace()),

@@ -71,7 +71,9 @@ pub async fn probe(
     if let Some(metrics) = unknown {
         return Probe {
             metrics: Some(metrics),
-            why_not: Some("no family of requests that Wade knows (yet); name your own under analysis.metrics".to_owned()),
+            why_not: Some(
+                "no family of requests that Wade knows (yet); name your own under analysis.metrics".to_owned(),
+            ),
             ..Probe::default()
         };
     }
@@ -158,7 +160,10 @@ fn candidates(pod: &Value) -> Vec<MetricsPort> {
             Some((text(port, "/name"), u16::try_from(number).ok()?))
         })
         .collect();
-    for (_, port) in ports.iter().filter(|(name, _)| name.contains("metrics") || name.contains("prom")) {
+    for (_, port) in ports
+        .iter()
+        .filter(|(name, _)| name.contains("metrics") || name.contains("prom"))
+    {
         add(*port);
     }
     ports.iter().for_each(|(_, port)| add(*port));

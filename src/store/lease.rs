@@ -154,6 +154,15 @@ impl Lease {
         self.claim(identity, floor, Manner::Force).await
     }
 
+    /// Whether nobody carries what it guards: it has been given back, has run out, or was never taken.
+    ///
+    /// # Errors
+    /// Not reachable, not permitted.
+    pub async fn is_free(&self) -> Result<bool, ApiError> {
+        let object = self.api.get(Kind::Lease, &self.name()).await?;
+        Ok(object.is_none_or(|there| holder(&there).is_none() || self.is_dead(&there, self.clock.now())))
+    }
+
     /// Who has it; `None` if nobody does.
     ///
     /// # Errors
@@ -297,7 +306,7 @@ impl Held {
     ///
     /// # Errors
     /// Not reachable; it runs out by itself then.
-    pub async fn release(self) -> Result<(), ApiError> {
+    pub async fn release(&self) -> Result<(), ApiError> {
         self.task.abort();
         let keeper = &self.keeper;
         let mut failed = None;

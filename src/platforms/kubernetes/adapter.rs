@@ -107,7 +107,10 @@ pub fn watched(release: &Release, selector: Option<String>) -> Vec<(Kind, Select
 
 impl KubernetesPlatform {
     /// A release on what `view` watches; see [`watched`].
-    #[expect(clippy::too_many_arguments, reason = "each is another part of the world; one place makes it")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is another part of the world; one place makes it"
+    )]
     pub fn new(
         api: ApiServer,
         view: Arc<View>,
@@ -277,10 +280,16 @@ impl KubernetesPlatform {
                 self.view.put(kind, created.clone());
                 Ok(Arc::new(created))
             }
-            Err(ApiError { fault: Fault::Exists, .. }) => {
+            Err(ApiError {
+                fault: Fault::Exists, ..
+            }) => {
                 let there = self.api.get(kind, name(object)).await.map_err(refusal)?;
                 there.map(Arc::new).ok_or_else(|| {
-                    PlatformError::Unreachable(format!("{} {} is just being removed; trying again", kind.word(), name(object)))
+                    PlatformError::Unreachable(format!(
+                        "{} {} is just being removed; trying again",
+                        kind.word(),
+                        name(object)
+                    ))
                 })
             }
             Err(error) => Err(refusal(error)),
@@ -358,8 +367,7 @@ impl Platform for KubernetesPlatform {
         self.was_held |= look.set.is_some() && !release.takes_over;
         self.read_logs(&look.canary_pods).await;
         let route = look.split(self.wanted.as_ref());
-        self.idle
-            .look((route.split == Some(ALL_STABLE)).then(Vec::new), now);
+        self.idle.look((route.split == Some(ALL_STABLE)).then(Vec::new), now);
         let canary = self.presence(&look, now);
         let stable_ready = look.stable_pods.iter().filter(|pod| is_ready(pod)).count() as u32;
         let stable_exists = Look::exists(look.stable.as_ref(), &look.stable_pods);
@@ -411,7 +419,11 @@ impl Platform for KubernetesPlatform {
                 }
                 self.wanted = Some(split.clone());
                 self.divide(&look, split).await?;
-                if *split == ALL_STABLE { self.brake(&look).await } else { Ok(()) }
+                if *split == ALL_STABLE {
+                    self.brake(&look).await
+                } else {
+                    Ok(())
+                }
             }
             Action::Smoke => {
                 self.begin_smoke(&look);

@@ -55,7 +55,12 @@ impl<'a> Lane<'a> {
     }
 
     pub(super) fn split_of(&self, object: &Value) -> Observed {
-        route::split_of(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary)
+        route::split_of(
+            &object["spec"]["rules"],
+            &self.part.rules,
+            &self.part.service,
+            &self.canary,
+        )
     }
 
     /// Nothing of ours is in it: everybody is on stable.
@@ -68,11 +73,22 @@ impl<'a> Lane<'a> {
     }
 
     pub(super) fn with_split(&self, object: &Value, split: &Split) -> Result<Value, String> {
-        route::with_split(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary, split)
+        route::with_split(
+            &object["spec"]["rules"],
+            &self.part.rules,
+            &self.part.service,
+            &self.canary,
+            split,
+        )
     }
 
     pub(super) fn restored(&self, object: &Value) -> Value {
-        route::restored(&object["spec"]["rules"], &self.part.rules, &self.part.service, &self.canary)
+        route::restored(
+            &object["spec"]["rules"],
+            &self.part.rules,
+            &self.part.service,
+            &self.canary,
+        )
     }
 
     /// As it was before the release.
@@ -108,7 +124,9 @@ impl<'a> Look<'a> {
     pub(super) fn full(&self) -> u32 {
         self.deployment
             .as_ref()
-            .map_or(self.stable_pods.len() as u32, |deployment| workload::replicas(deployment))
+            .map_or(self.stable_pods.len() as u32, |deployment| {
+                workload::replicas(deployment)
+            })
     }
 
     /// Instances of a ReplicaSet; one that still wants pods exists even while it has none.
@@ -188,9 +206,8 @@ impl<'a> Look<'a> {
     /// The split that pods make where there is no route.
     fn shared(&self, wanted: Option<&Split>) -> Split {
         let services: Vec<Arc<Value>> = self.services();
-        let pinned = |hash: &str| {
-            !services.is_empty() && services.iter().all(|service| workload::pin_of(service) == Some(hash))
-        };
+        let pinned =
+            |hash: &str| !services.is_empty() && services.iter().all(|service| workload::pin_of(service) == Some(hash));
         if pinned(&self.release.canary) {
             return Split::weight(Weight::FULL);
         }
@@ -237,13 +254,14 @@ impl<'a> Look<'a> {
         let free = self.deployment.as_ref().is_none_or(|deployment| {
             annotation(deployment, super::RELEASE).is_none() && annotation(deployment, super::EPOCH).is_none()
         });
-        let unpinned = self.services().iter().all(|service| workload::pin_of(service).is_none());
+        let unpinned = self
+            .services()
+            .iter()
+            .all(|service| workload::pin_of(service).is_none());
         let routes = self.release.routes.iter().all(|part| {
             self.view
                 .get(part.kind.kind(), &part.name)
-                .is_none_or(|object| {
-                    Lane::new(self.release, part).is_clean(&object)
-                })
+                .is_none_or(|object| Lane::new(self.release, part).is_clean(&object))
         });
         let scaler = self.release.scaler.as_ref().is_none_or(|scaler| {
             self.view
@@ -292,9 +310,11 @@ impl<'a> Look<'a> {
                     .flat_map(|slice| list(slice, "/endpoints"))
                     .filter(|endpoint| flag(endpoint, "/conditions/ready"))
                     .collect();
-                wanted
-                    .iter()
-                    .all(|pod| endpoints.iter().any(|endpoint| text(endpoint, "/targetRef/name") == *pod))
+                wanted.iter().all(|pod| {
+                    endpoints
+                        .iter()
+                        .any(|endpoint| text(endpoint, "/targetRef/name") == *pod)
+                })
             })
     }
 

@@ -55,9 +55,17 @@ impl KubernetesPlatform {
     pub(super) async fn canary(&mut self, look: &Look<'_>, size: u32) -> Result<(), PlatformError> {
         let release = self.release.clone();
         let Some(deployment) = &look.deployment else {
-            return Err(PlatformError::Refused(format!("deployment {} is gone", release.deployment)));
+            return Err(PlatformError::Refused(format!(
+                "deployment {} is gone",
+                release.deployment
+            )));
         };
-        if pins(&release) && look.set.as_ref().is_none_or(|set| crate::apiserver::value::count(set, "/spec/replicas") == 0) {
+        if pins(&release)
+            && look
+                .set
+                .as_ref()
+                .is_none_or(|set| crate::apiserver::value::count(set, "/spec/replicas") == 0)
+        {
             let pinned = look
                 .services()
                 .iter()
@@ -120,7 +128,9 @@ impl KubernetesPlatform {
         let mut wanted: Vec<Arc<Value>> = look
             .services()
             .into_iter()
-            .filter(|service| release.routes.is_empty() || release.routes.iter().any(|part| part.service == name(service)))
+            .filter(|service| {
+                release.routes.is_empty() || release.routes.iter().any(|part| part.service == name(service))
+            })
             .collect();
         if release.routes.is_empty() {
             wanted.truncate(1);
@@ -219,8 +229,10 @@ impl KubernetesPlatform {
         for pod in &pods {
             let serves = serving < wanted;
             serving += u32::from(serves);
-            self.ensure(Kind::Pod, name(pod), |object| workload::relabelled(object, &release, serves))
-                .await?;
+            self.ensure(Kind::Pod, name(pod), |object| {
+                workload::relabelled(object, &release, serves)
+            })
+            .await?;
         }
         if split.weight.is_full() && look.canary_pods.iter().any(|pod| super::look::is_ready(pod)) {
             self.pin(Some(&release.canary)).await?;
@@ -256,7 +268,10 @@ impl KubernetesPlatform {
     /// away in one write.
     pub(super) async fn adopt(&mut self, look: &Look<'_>) -> Result<(), PlatformError> {
         let Some(deployment) = &look.deployment else {
-            return Err(PlatformError::Refused(format!("deployment {} is gone", self.release.deployment)));
+            return Err(PlatformError::Refused(format!(
+                "deployment {} is gone",
+                self.release.deployment
+            )));
         };
         if look.is_given() {
             return Ok(());
@@ -276,8 +291,10 @@ impl KubernetesPlatform {
         }
         let release = self.release.clone();
         for pod in &look.canary_pods {
-            self.ensure(Kind::Pod, name(pod), |object| workload::relabelled(object, &release, true))
-                .await?;
+            self.ensure(Kind::Pod, name(pod), |object| {
+                workload::relabelled(object, &release, true)
+            })
+            .await?;
         }
         if pins(&release) && !release.routes.is_empty() {
             self.pin(None).await?;
@@ -303,8 +320,10 @@ impl KubernetesPlatform {
         let release = self.release.clone();
         // Pods that were made with the old labels while the hand over was under way.
         for pod in &look.canary_pods {
-            self.ensure(Kind::Pod, name(pod), |object| workload::relabelled(object, &release, true))
-                .await?;
+            self.ensure(Kind::Pod, name(pod), |object| {
+                workload::relabelled(object, &release, true)
+            })
+            .await?;
         }
         if !self.clear_routes(look, true).await? {
             return Ok(());
@@ -334,8 +353,10 @@ impl KubernetesPlatform {
         if let Some(set) = &look.set {
             match (&look.deployment, release.takes_over) {
                 (Some(deployment), true) => {
-                    self.ensure(Kind::ReplicaSet, name(set), |object| workload::given_back(object, deployment))
-                        .await?;
+                    self.ensure(Kind::ReplicaSet, name(set), |object| {
+                        workload::given_back(object, deployment)
+                    })
+                    .await?;
                 }
                 _ => self.delete(Kind::ReplicaSet, set).await?,
             }
@@ -406,7 +427,8 @@ impl KubernetesPlatform {
 
     async fn restore_scaler(&self) -> Result<(), PlatformError> {
         if let Some(scaler) = &self.release.scaler {
-            self.ensure(scaler.kind.kind(), &scaler.name, workload::scaler_restored).await?;
+            self.ensure(scaler.kind.kind(), &scaler.name, workload::scaler_restored)
+                .await?;
         }
         Ok(())
     }
@@ -427,7 +449,12 @@ impl KubernetesPlatform {
         let mut objects = vec![(Kind::Deployment, release.deployment.clone())];
         objects.extend(release.services.iter().map(|service| (Kind::Service, service.clone())));
         objects.extend(release.routes.iter().map(|part| (part.kind.kind(), part.name.clone())));
-        objects.extend(release.scaler.iter().map(|scaler| (scaler.kind.kind(), scaler.name.clone())));
+        objects.extend(
+            release
+                .scaler
+                .iter()
+                .map(|scaler| (scaler.kind.kind(), scaler.name.clone())),
+        );
         for (kind, name) in objects {
             self.ensure(kind, &name, workload::disowned).await?;
         }

@@ -57,7 +57,9 @@ impl Changes {
     }
 
     fn annotate(&mut self, object: &Value, key: &str, value: &str) {
-        if object.pointer("/metadata/annotations").is_none() && !self.0.iter().any(|op| op["path"] == "/metadata/annotations") {
+        if object.pointer("/metadata/annotations").is_none()
+            && !self.0.iter().any(|op| op["path"] == "/metadata/annotations")
+        {
             self.set("/metadata/annotations", json!({}));
         }
         self.set(&format!("/metadata/annotations/{}", pointer(key)), json!(value));
@@ -97,7 +99,10 @@ pub fn hold(deployment: &Value, release: &Release, epoch: u64) -> Option<Patch> 
     }
     if text(deployment, "/spec/strategy/rollingUpdate/maxSurge") != SURGE {
         if deployment.pointer("/spec/strategy/rollingUpdate").is_none() {
-            changes.set("/spec/strategy", json!({ "type": "RollingUpdate", "rollingUpdate": {} }));
+            changes.set(
+                "/spec/strategy",
+                json!({ "type": "RollingUpdate", "rollingUpdate": {} }),
+            );
         }
         changes.set("/spec/strategy/rollingUpdate/maxSurge", json!(SURGE));
     }
@@ -155,7 +160,10 @@ pub fn leave_paused(deployment: &Value, release: &Release) -> Option<Patch> {
     changes.annotate(
         deployment,
         LEFT_PAUSED,
-        &format!("release {} went back; the template is not Wade's to put back", release.number),
+        &format!(
+            "release {} went back; the template is not Wade's to put back",
+            release.number
+        ),
     );
     changes.patch()
 }
@@ -303,7 +311,11 @@ pub fn relabelled(pod: &Value, release: &Release, serving: bool) -> Option<Patch
         return None;
     };
     let wanted = |pair: &super::release::LabelPair| {
-        if serving { pair.stable.clone() } else { pair.canary.clone() }
+        if serving {
+            pair.stable.clone()
+        } else {
+            pair.canary.clone()
+        }
     };
     let differs = labels
         .iter()
@@ -369,9 +381,18 @@ pub fn scaler_held(scaler: &Value, size: u32, keda: bool) -> Option<Patch> {
         return changes.patch();
     }
     let min = scaler.pointer("/spec/minReplicas").and_then(Value::as_u64);
-    let size = u64::from(size).min(scaler.pointer("/spec/maxReplicas").and_then(Value::as_u64).unwrap_or(u64::MAX));
+    let size = u64::from(size).min(
+        scaler
+            .pointer("/spec/maxReplicas")
+            .and_then(Value::as_u64)
+            .unwrap_or(u64::MAX),
+    );
     if annotation(scaler, MIN_BEFORE).is_none() && min.unwrap_or(1) < size {
-        changes.annotate(scaler, MIN_BEFORE, &min.map_or_else(|| "none".to_owned(), |min| min.to_string()));
+        changes.annotate(
+            scaler,
+            MIN_BEFORE,
+            &min.map_or_else(|| "none".to_owned(), |min| min.to_string()),
+        );
         changes.set("/spec/minReplicas", json!(size));
     }
     changes.patch()
@@ -392,12 +413,19 @@ pub fn scaler_restored(scaler: &Value) -> Option<Patch> {
 /// A budget for the canary's own pods, as strict as stable's: idle stable pods must not stand in for serving ones.
 pub fn budget(stable: &Value, release: &Release, anchor: &Value, size: u32, full: u32) -> Value {
     let mut spec = json!({ "selector": { "matchLabels": { HASH: release.canary } } });
-    match (stable.pointer("/spec/minAvailable"), stable.pointer("/spec/maxUnavailable")) {
+    match (
+        stable.pointer("/spec/minAvailable"),
+        stable.pointer("/spec/maxUnavailable"),
+    ) {
         (Some(Value::Number(least)), _) => {
             // In proportion while it is small, but never so that no pod could ever be moved.
             let least = least.as_u64().unwrap_or(0);
             let share = (least * u64::from(size)).div_ceil(u64::from(full.max(1)));
-            let most = if size >= full { least } else { u64::from(size.saturating_sub(1)) };
+            let most = if size >= full {
+                least
+            } else {
+                u64::from(size.saturating_sub(1))
+            };
             spec["minAvailable"] = json!(share.min(most));
         }
         (Some(share), _) => spec["minAvailable"] = share.clone(),
