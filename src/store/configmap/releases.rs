@@ -146,7 +146,7 @@ impl ConfigMapStore {
             return Ok(false);
         }
         self.change_rollout(now, |rollout| {
-            rollout.quarantined.retain(|known| known.revision != revision)
+            rollout.quarantined.retain(|known| known.revision != revision);
         })
         .await?;
         Ok(true)

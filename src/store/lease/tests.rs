@@ -129,7 +129,7 @@ async fn a_dead_holder_is_taken_over_from_after_its_time_as_we_watch() {
     drop(held(world.lease().acquire("ann", 0).await));
     // Its clock is far ahead of ours: its renewal never looks old.
     world.fake.edit(PATH, |lease| {
-        lease["spec"]["renewTime"] = "2026-11-22T09:00:00.000000Z".into()
+        lease["spec"]["renewTime"] = "2026-11-22T09:00:00.000000Z".into();
     });
     let bob = world.lease();
     refused(bob.acquire("bob", 0).await);

@@ -119,6 +119,8 @@ async fn commands_from_two_shells_at_once_are_both_kept() {
     let mut ids = [first.expect("added").id, second.expect("added").id];
     ids.sort_unstable();
     assert_eq!(ids, [1, 2]);
+    let overtaken = fake.asked().iter().filter(|asked| asked.status == 422).count();
+    assert_eq!(overtaken, 1, "they did get in each other's way");
     assert_eq!(store.commands(&key, 0).await.expect("commands").len(), 2);
     assert_eq!(store.commands(&key, 1).await.expect("commands").len(), 1);
 }
