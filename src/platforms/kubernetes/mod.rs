@@ -15,8 +15,10 @@
 //! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
 //! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
 
+pub mod budget;
 pub mod diagnosis;
 pub mod isolation;
+pub mod managers;
 pub mod release;
 pub mod route;
 pub mod template;
