@@ -35,7 +35,7 @@ impl Quantity {
             None => (false, number.strip_prefix('+').unwrap_or(number)),
         };
         let (whole, part) = digits.split_once('.').unwrap_or((digits, ""));
-        if whole.len() + part.len() == 0 || digits.matches('.').count() > 1 || part.contains(['+', '-']) {
+        if whole.len() + part.len() == 0 || part.contains('.') || digits.contains(['+', '-']) {
             return None;
         }
         let mantissa: i128 = format!("{whole}{part}").parse().ok()?;
