@@ -1,6 +1,11 @@
 use proptest::prelude::*;
 
+use serde_json::json;
+
+use super::extras::header_of;
+use super::rules::{MOST_WEIGHT, array, lowest, units};
 use super::*;
+use crate::spec::{NamedMatch, TrafficMatch};
 
 type Edit<'a> = &'a dyn Fn(&mut Value);
 
@@ -400,6 +405,22 @@ fn a_rule_left_to_the_canary_alone_comes_back_to_stable() {
     let now = json!([rule("/", vec![backend("app-canary", 1)])]);
     let back = with_split(&now, &original, APP, CANARY, &ALL_STABLE).unwrap();
     assert_eq!(back, warmed(&original, APP, CANARY));
+    assert_eq!(restored(&now, &original, APP, CANARY), original);
+}
+
+#[test]
+fn a_backend_for_the_canary_too_many_gets_nothing() {
+    let original = json!([rule("/", vec![backend("app", 1)])]);
+    let now = json!([rule(
+        "/",
+        vec![backend("app", 1), backend(CANARY, 1), backend(CANARY, 5)]
+    )]);
+    assert!(matches!(
+        split_of(&now, &original, APP, CANARY),
+        Observed::NotOurs { .. }
+    ));
+    let back = with_split(&now, &original, APP, CANARY, &ALL_STABLE).unwrap();
+    assert_eq!(weights(&back), [vec![1, 0, 0]]);
     assert_eq!(restored(&now, &original, APP, CANARY), original);
 }
 
