@@ -282,7 +282,7 @@ pub(super) async fn begin(
     if screen.is_json() {
         screen.json(&started);
     } else {
-        screen.text(&head(name, &started));
+        screen.text(&head(name, &client.place(), &started));
     }
     let Some(key) = &started.release else {
         return Ok(Exit::Done);

@@ -104,7 +104,10 @@ pub async fn follow(
     screen: &mut Screen,
 ) -> Result<End, Failure> {
     let record = answered(client.record(key)).await?;
-    let mut timeline = Timeline::new(Context::of(&record));
+    let mut timeline = Timeline::new(Context {
+        place: client.place(),
+        ..Context::of(&record)
+    });
     if let Codes::Shown { require_proof } = codes {
         timeline = timeline.with_exit(if require_proof {
             |outcome| Exit::of(outcome, true) as u8

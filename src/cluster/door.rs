@@ -626,6 +626,10 @@ impl Door for Arc<Cluster> {
         Ok(Box::new(follower))
     }
 
+    fn place(&self) -> String {
+        format!(" -n {}", self.namespace())
+    }
+
     async fn finished(&self) {
         let task = self
             .carrying

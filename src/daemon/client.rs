@@ -37,6 +37,11 @@ pub trait Door: Send + Sync {
     /// Follows a release from entry `from` (1 is the first) to its end.
     async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem>;
 
+    /// What a command needs besides the rollout's name to come here again, ` -n shop`.
+    fn place(&self) -> String {
+        String::new()
+    }
+
     /// Whether this process itself carries a release, which ends with it.
     fn is_carrying(&self) -> bool {
         false

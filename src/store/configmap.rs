@@ -52,6 +52,8 @@ use texts::{Commands, Key, Texts};
 
 /// Label of everything that belongs to a rollout.
 pub(super) const ROLLOUT_LABEL: &str = "wade.dev/rollout";
+/// Label of what Wade makes: which part of it.
+pub const PART_LABEL: &str = "wade.dev/part";
 /// How often a write that others got ahead of is tried again.
 const TRIES: usize = 6;
 /// A watch that has been broken for so long is not relied on for commands.
@@ -300,7 +302,11 @@ impl ConfigMapStore {
             "metadata": {
                 "name": name(&self.rollout),
                 "namespace": self.api.namespace(),
-                "labels": {ROLLOUT_LABEL: self.rollout, "app.kubernetes.io/managed-by": "wade"},
+                "labels": {
+                    ROLLOUT_LABEL: self.rollout,
+                    PART_LABEL: "record",
+                    "app.kubernetes.io/managed-by": "wade",
+                },
             },
             "data": texts.data(),
         })

@@ -173,8 +173,8 @@ pub fn word(release: &ReleaseSummary) -> String {
 }
 
 /// The head of a release: what goes where, what was found, the plan, and how to go back. Without a release (the
-/// revision serves already) only what was found.
-pub fn head(name: &str, started: &Started) -> String {
+/// revision serves already) only what was found. `place` is what a command needs besides the name, ` -n shop`.
+pub fn head(name: &str, place: &str, started: &Started) -> String {
     let way = match &started.stable {
         Some(stable) if started.release.is_some() => format!("{stable} → {}", started.canary),
         _ => started.canary.clone(),
@@ -184,7 +184,7 @@ pub fn head(name: &str, started: &Started) -> String {
         .as_ref()
         .map(|key| format!("   release {}", key.number))
         .unwrap_or_default();
-    let mut out = format!("{name} {}{release}\n", clean(&way));
+    let mut out = format!("{name} {}{place}{release}\n", clean(&way));
     let mut say = |label: &str, text: &str| {
         for (index, line) in clean(text.trim_end()).lines().enumerate() {
             let _ = writeln!(out, "{:<9}{line}", if index == 0 { label } else { "" });
@@ -193,7 +193,7 @@ pub fn head(name: &str, started: &Started) -> String {
     say("found", &started.found.join("\n"));
     if started.release.is_some() {
         say("plan", &started.plan);
-        say("go back", &format!("wade abort {name}"));
+        say("go back", &format!("wade abort {name}{place}"));
     }
     out
 }

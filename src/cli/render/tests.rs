@@ -396,11 +396,11 @@ plan     checkout by careful: 5% → 100%
            start    ready within 5m
 go back  wade abort checkout
 ";
-    assert_eq!(head("checkout", &started), expected);
+    assert_eq!(head("checkout", "", &started), expected);
     started.release = None;
     started.found = vec!["revision 1.4.2 serves already; nothing to do".to_owned()];
     assert_eq!(
-        head("checkout", &started),
+        head("checkout", "", &started),
         "checkout 1.4.2\nfound    revision 1.4.2 serves already; nothing to do\n"
     );
 }

@@ -33,6 +33,8 @@ pub struct Context {
     pub canary: String,
     /// When it was asked for: 00:00.
     pub started: Timestamp,
+    /// What a command needs besides the rollout's name, ` -n shop`.
+    pub place: String,
 }
 
 impl Context {
@@ -44,6 +46,7 @@ impl Context {
             stable: record.stable.as_ref().map(|stable| stable.version.clone()),
             canary: record.canary.version.clone(),
             started: record.created,
+            place: String::new(),
         }
     }
 
@@ -265,7 +268,7 @@ impl Timeline {
             parts.push(counted(failed.round() as u64, "failed answer"));
         }
         parts.extend(serves.map(|version| format!("{version} serves")));
-        parts.push(format!("wade why {} {}", key.rollout, key.number));
+        parts.push(format!("wade why {} {}{}", key.rollout, key.number, self.context.place));
         let exit = self
             .exit
             .map(|exit| format!("     (exit {})", exit(outcome)))

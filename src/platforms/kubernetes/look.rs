@@ -287,7 +287,7 @@ impl<'a> Look<'a> {
     fn made(&self, kind: Kind) -> Vec<Arc<Value>> {
         let mine = |object: &Arc<Value>| {
             label(object, super::ROLLOUT) == Some(self.release.deployment.as_str())
-                && label(object, "wade.dev/part") != Some("record")
+                && label(object, super::PART) == Some("release")
         };
         self.view.list(kind).into_iter().filter(mine).collect()
     }

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::release::{Held, Isolation, Release};
-use super::{EPOCH, HASH, LEFT_PAUSED, RELEASE, REVISION, ROLLOUT};
+use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT};
 use crate::apiserver::value::{annotation, controller, count, flag, label, list, name, resource_version, text, uid};
 use crate::apiserver::{Kind, Patch};
 
@@ -260,7 +260,7 @@ pub fn anchor(deployment: &Value, service: Option<&Value>, release: &Release) ->
     let metadata = |name: String| {
         json!({
             "name": name,
-            "labels": { ROLLOUT: release.deployment, "app.kubernetes.io/managed-by": "wade" },
+            "labels": { ROLLOUT: release.deployment, PART: "release", "app.kubernetes.io/managed-by": "wade" },
             "ownerReferences": [owner],
         })
     };
@@ -437,7 +437,7 @@ pub fn budget(stable: &Value, release: &Release, anchor: &Value, size: u32, full
         "kind": Kind::PodDisruptionBudget.name(),
         "metadata": {
             "name": super::release::canary_name(name(stable)),
-            "labels": { ROLLOUT: release.deployment, "app.kubernetes.io/managed-by": "wade" },
+            "labels": { ROLLOUT: release.deployment, PART: "release", "app.kubernetes.io/managed-by": "wade" },
             "ownerReferences": [{ "controller": false, "blockOwnerDeletion": false, "apiVersion": text(anchor, "/apiVersion"),
                 "kind": text(anchor, "/kind"), "name": name(anchor), "uid": uid(anchor) }],
         },
