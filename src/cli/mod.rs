@@ -25,6 +25,7 @@ mod history;
 mod judge;
 mod man;
 mod manifest;
+mod observe;
 mod plan;
 mod retry;
 mod rollback;
@@ -69,6 +70,7 @@ enum Verb {
     History(history::Args),
     Why(why::Args),
     Settle(settle::Args),
+    Observe(observe::Args),
     Validate(validate::Args),
     Plan(plan::Args),
     Simulate(simulate::Args),
@@ -123,6 +125,7 @@ impl Verb {
             Self::History(args) => remote(args.output.output, history::run(args)),
             Self::Why(args) => remote(args.output.output, why::run(args)),
             Self::Settle(args) => remote(args.output.output, settle::run(args)),
+            Self::Observe(args) => remote(args.output.output, observe::run(args)),
             Self::Validate(args) => end(args.output.output, validate::run(&args)),
             Self::Plan(args) => end(args.output.output, plan::run(&args)),
             Self::Simulate(args) => end(Format::Text, simulate::run(&args)),

@@ -87,7 +87,7 @@ impl Cluster {
         })
     }
 
-    fn no_such(&self, deployment: &str) -> Problem {
+    pub(super) fn no_such(&self, deployment: &str) -> Problem {
         problem(
             ProblemKind::NotFound,
             format!(

@@ -13,6 +13,7 @@ pub mod admit;
 pub mod carry;
 pub mod door;
 pub mod find;
+pub mod observe;
 pub mod probe;
 
 use std::collections::BTreeMap;
