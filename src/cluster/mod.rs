@@ -68,7 +68,6 @@ struct Carrying {
     key: ReleaseKey,
     notices: broadcast::Sender<Notice>,
     urgent: crate::controller::Urgent,
-    newer: crate::controller::Newer,
     task: JoinHandle<Pass>,
 }
 

@@ -166,8 +166,8 @@ impl KubernetesPlatform {
         let lane = Lane::new(&self.release, part);
         let epoch = self.epoch;
         self.ensure(part.kind.kind(), &part.name, |object| {
-            lane.is_absent(object)
-                .then(|| workload::rules(object, &lane.warmed(object), Some(epoch)))?
+            // Also where somebody has taken it out of one rule; weights are not touched here.
+            workload::rules(object, &lane.warmed(object), Some(epoch))
         })
         .await?;
         Ok(())
