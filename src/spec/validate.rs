@@ -14,7 +14,7 @@ use super::config::Config;
 use super::fault::{Fault, Path};
 use super::rollout::{
     API_VERSION, Freeze, GateSpec, Limits, Mode, OpenWindow, Rollout, Step, Strategy, StrategyChoice, StrategyFile,
-    Windows, Workload,
+    Windows,
 };
 use super::values::Span;
 use super::windows::{end_of_window, time_of_day, zone};
@@ -122,12 +122,6 @@ pub fn notes(rollout: &Rollout) -> Vec<Note> {
                 text: "gates stop nothing while `mode` is `observe`".to_owned(),
             });
         }
-    }
-    if let Workload::Deployment(name) = &spec.workload {
-        notes.push(Note {
-            path: Path::of("spec.workload.deployment"),
-            text: format!("releasing Deployment {name} needs a later version of Wade; this one only checks the file"),
-        });
     }
     notes
 }

@@ -30,6 +30,9 @@ mod steps;
 pub mod template;
 pub mod workload;
 
+#[cfg(test)]
+mod tests;
+
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
 /// On the Deployment while a release runs: a [`release::Held`] as JSON. Removing it by hand tells Wade to let go.
