@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
     (
         "Prepare (needs nothing running)",
-        &["demo", "validate", "plan", "simulate", "strategies", "schema"],
+        &["demo", "validate", "plan", "simulate", "strategies", "schema", "rbac"],
     ),
     ("Run and integrate", &["serve", "judge", "completions", "man"]),
 ];

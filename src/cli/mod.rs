@@ -26,6 +26,7 @@ mod judge;
 mod man;
 mod manifest;
 mod plan;
+mod rbac;
 mod retry;
 mod rollback;
 mod schema;
@@ -74,6 +75,7 @@ enum Verb {
     Simulate(simulate::Args),
     Strategies(strategies::Args),
     Schema(schema::Args),
+    Rbac(rbac::Args),
     Demo(demo::Args),
     Serve(serve::Args),
     Judge(judge::Args),
@@ -128,6 +130,7 @@ impl Verb {
             Self::Simulate(args) => end(Format::Text, simulate::run(&args)),
             Self::Strategies(args) => end(args.output.output, strategies::run(&args)),
             Self::Schema(args) => end(Format::Text, schema::run(&args)),
+            Self::Rbac(args) => end(Format::Text, rbac::run(&args)),
             Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
             Self::Judge(args) => end(Format::Text, judge::run(&args)),

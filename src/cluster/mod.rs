@@ -7,13 +7,14 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
-//! `rbac` (which permissions that takes). It decides nothing about a release: the engine does.
+//! [`rbac`] (which permissions that takes). It decides nothing about a release: the engine does.
 
 pub mod admit;
 pub mod carry;
 pub mod door;
 pub mod find;
 pub mod probe;
+pub mod rbac;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
