@@ -11,7 +11,7 @@ use super::Cli;
 
 /// Verbs by what a person wants to do.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Release", &["deploy", "rollback", "retry"]),
+    ("Release", &["check", "deploy", "rollback", "retry"]),
     (
         "Watch and steer",
         &[

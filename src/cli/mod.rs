@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod render;
 pub mod screen;
 
+mod check;
 mod commands;
 mod completions;
 mod demo;
@@ -67,6 +68,7 @@ enum Verb {
     Abort(commands::AbortArgs),
     Retry(retry::Args),
     Rollback(rollback::Args),
+    Check(check::Args),
     History(history::Args),
     Why(why::Args),
     Settle(settle::Args),
@@ -122,6 +124,7 @@ impl Verb {
             Self::Abort(args) => remote(args.output.output, commands::abort(args)),
             Self::Retry(args) => remote(args.output.output, retry::run(args)),
             Self::Rollback(args) => remote(args.output.output, rollback::run(args)),
+            Self::Check(args) => remote(args.output.output, check::run(args)),
             Self::History(args) => remote(args.output.output, history::run(args)),
             Self::Why(args) => remote(args.output.output, why::run(args)),
             Self::Settle(args) => remote(args.output.output, settle::run(args)),
