@@ -102,6 +102,24 @@ impl Connection {
         self.open_with(name, Options::default()).await
     }
 
+    /// The cluster, for a verb that only it understands, and the Deployment's name.
+    ///
+    /// # Errors
+    /// It is not about a Deployment, or no cluster is configured.
+    pub async fn cluster(&self, name: &str, options: Options) -> Result<(Arc<Cluster>, String), Failure> {
+        let own = match (deployment(name), name.contains('/')) {
+            (Some(own), _) => own,
+            (None, false) => name,
+            (None, true) => {
+                return Err(Failure::usage(format!(
+                    "`{name}` is no Deployment; write deployment/NAME (StatefulSets and DaemonSets are not supported yet)"
+                )));
+            }
+        };
+        let api = self.cluster.api().await?;
+        Ok((Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?), own.to_owned()))
+    }
+
     /// As [`Self::open`], with what a release in a cluster needs to know.
     ///
     /// # Errors

@@ -61,6 +61,9 @@ pub(super) struct Args {
     dry_run: bool,
     #[command(flatten)]
     revision: RevisionArgs,
+    /// Print the policy that is applied, to be written down, and touch nothing
+    #[arg(long, help_heading = "In a cluster")]
+    print_rollout: bool,
     #[command(flatten)]
     follow: FollowArgs,
     #[command(flatten)]
@@ -97,9 +100,6 @@ pub(super) struct RevisionArgs {
     /// Accept that the manifest lowers the number of replicas by half or more
     #[arg(long)]
     allow_fewer: bool,
-    /// Print the policy that is applied, to be written down, and touch nothing
-    #[arg(long)]
-    print_rollout: bool,
     /// How long this job goes on; a plan that may take longer is refused before anything is touched
     #[arg(long, value_name = "TIME")]
     time_left: Option<Span>,
@@ -113,7 +113,6 @@ impl RevisionArgs {
             || !self.set_image.is_empty()
             || !self.env.is_empty()
             || self.from_file.is_some()
-            || self.print_rollout
     }
 
     fn ask(&self) -> Result<Ask, Failure> {
@@ -152,9 +151,9 @@ impl RevisionArgs {
     }
 }
 
-/// The cluster's options, if this is about a cluster.
-fn options(args: &Args) -> Result<Options, Failure> {
-    let rollout = match &args.file {
+/// What a cluster needs to know.
+pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Options, Failure> {
+    let rollout = match file {
         Some(file) => {
             let source = file.display().to_string();
             Some(read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?)
@@ -162,11 +161,12 @@ fn options(args: &Args) -> Result<Options, Failure> {
         None => None,
     };
     Ok(Options {
-        ask: args.revision.ask()?,
+        ask: revision.ask()?,
+        any: false,
         rollout,
-        strategy: args.revision.strategy.clone(),
+        strategy: revision.strategy.clone(),
         strategies: Default::default(),
-        time_left: args.revision.time_left.map(Span::signed),
+        time_left: revision.time_left.map(Span::signed),
     })
 }
 
@@ -189,7 +189,7 @@ fn target(args: &Args) -> Result<Option<String>, Failure> {
         let own = crate::apiserver::value::name(&manifest).to_owned();
         return Ok(Some(own));
     }
-    if args.revision.is_said() || args.connection.cluster.namespace.is_some() {
+    if args.revision.is_said() || args.print_rollout || args.connection.cluster.namespace.is_some() {
         return Ok(args.name.clone());
     }
     Ok(None)
@@ -227,9 +227,9 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
-    let options = options(&args)?;
+    let options = options(args.file.as_deref(), &args.revision)?;
     let screen = Screen::new(args.output.output);
-    if args.revision.print_rollout {
+    if args.print_rollout {
         let namespace = args.connection.cluster.namespace.as_deref().unwrap_or("default");
         screen.text(&print_rollout(own, namespace, &options));
         return Ok(Exit::Done);

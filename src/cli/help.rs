@@ -11,7 +11,7 @@ use super::Cli;
 
 /// Verbs by what a person wants to do.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Release", &["deploy", "rollback", "retry"]),
+    ("Release", &["check", "deploy", "rollback", "retry"]),
     (
         "Watch and steer",
         &[
@@ -20,7 +20,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
     (
         "Prepare (needs nothing running)",
-        &["demo", "validate", "plan", "simulate", "strategies", "schema"],
+        &["demo", "validate", "plan", "simulate", "strategies", "schema", "rbac"],
     ),
     ("Run and integrate", &["serve", "judge", "completions", "man"]),
 ];

@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod render;
 pub mod screen;
 
+mod check;
 mod commands;
 mod completions;
 mod demo;
@@ -27,6 +28,7 @@ mod man;
 mod manifest;
 mod observe;
 mod plan;
+mod rbac;
 mod retry;
 mod rollback;
 mod schema;
@@ -67,6 +69,7 @@ enum Verb {
     Abort(commands::AbortArgs),
     Retry(retry::Args),
     Rollback(rollback::Args),
+    Check(check::Args),
     History(history::Args),
     Why(why::Args),
     Settle(settle::Args),
@@ -76,6 +79,7 @@ enum Verb {
     Simulate(simulate::Args),
     Strategies(strategies::Args),
     Schema(schema::Args),
+    Rbac(rbac::Args),
     Demo(demo::Args),
     Serve(serve::Args),
     Judge(judge::Args),
@@ -122,6 +126,7 @@ impl Verb {
             Self::Abort(args) => remote(args.output.output, commands::abort(args)),
             Self::Retry(args) => remote(args.output.output, retry::run(args)),
             Self::Rollback(args) => remote(args.output.output, rollback::run(args)),
+            Self::Check(args) => remote(args.output.output, check::run(args)),
             Self::History(args) => remote(args.output.output, history::run(args)),
             Self::Why(args) => remote(args.output.output, why::run(args)),
             Self::Settle(args) => remote(args.output.output, settle::run(args)),
@@ -131,6 +136,7 @@ impl Verb {
             Self::Simulate(args) => end(Format::Text, simulate::run(&args)),
             Self::Strategies(args) => end(args.output.output, strategies::run(&args)),
             Self::Schema(args) => end(Format::Text, schema::run(&args)),
+            Self::Rbac(args) => end(Format::Text, rbac::run(&args)),
             Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
             Self::Judge(args) => end(Format::Text, judge::run(&args)),

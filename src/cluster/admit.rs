@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::find::Found;
 use super::probe::Probe;
 use crate::apiserver::value::{annotation, flag, label, name, resource_version, uid};
-use crate::apiserver::{ApiError, ApiServer, Kind, Patch};
+use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
 use crate::platforms::kubernetes::release::Before;
@@ -195,7 +195,7 @@ pub fn admit(
     report.facts.push(choice.why);
     report
         .refusals
-        .extend(refusals(rollout, found, ask, template, &release, &plan));
+        .extend(refusals(rollout, found, ask, template, unchanged, &release, &plan));
     warn(&mut report, found, probe, &release);
     let version = |template: &Value| template::version_of(template, None);
     let revision = |id: String, template: &Value| Revision {
@@ -259,6 +259,7 @@ fn refusals(
     found: &Found,
     ask: &Ask,
     template: &Value,
+    unchanged: bool,
     release: &Release,
     plan: &Plan,
 ) -> Vec<String> {
@@ -278,7 +279,12 @@ fn refusals(
             refusals.push(refusal.sentence);
         }
     }
-    let faults = template::refused_images(template, &rollout.spec.versions);
+    // What serves already is not released.
+    let faults = if unchanged {
+        Vec::new()
+    } else {
+        template::refused_images(template, &rollout.spec.versions)
+    };
     refusals.extend(
         faults
             .iter()
@@ -340,9 +346,9 @@ fn refusals(
 }
 
 fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release) {
-    for error in &found.unread {
-        report.warnings.push(error.to_string());
-    }
+    // What may not be read is said with the other missing permissions.
+    let unread = found.unread.iter().filter(|error| !matches!(error.fault, Fault::Forbidden(_)));
+    report.warnings.extend(unread.map(ToString::to_string));
     if let Some(why) = found.unfit() {
         report.warnings.push(why);
     }
@@ -368,41 +374,4 @@ pub fn earlier_template(found: &Found) -> Option<Value> {
     let now = number(&stable);
     let earlier = found.sets.iter().filter(|set| number(set) < now).max_by_key(number)?;
     Some(template::without_hash(&earlier["spec"]["template"]))
-}
-
-/// What is said in a few lines before a release begins.
-pub fn found_lines(found: &Found, probe: &Probe, admission: &Admission) -> Vec<String> {
-    let release = &admission.release;
-    let mut parts = Vec::new();
-    match release.services.as_slice() {
-        [] => parts.push("no Service".to_owned()),
-        services => parts.push(format!("Service {}", services.join(", "))),
-    }
-    let namespace = crate::apiserver::value::text(&found.deployment, "/metadata/namespace");
-    let routes: Vec<String> = release
-        .routes
-        .iter()
-        .map(|part| format!("{} {namespace}/{}", part.kind.kind().name(), part.name))
-        .collect();
-    if routes.is_empty() {
-        parts.push("no route: the share of pods is the split".to_owned());
-    } else {
-        parts.push(routes.join(", "));
-    }
-    if let Some(rate) = probe.requests_per_second {
-        parts.push(format!("{rate:.0} requests/s"));
-    }
-    if !probe.names.is_empty() {
-        parts.push(format!("read from {}", probe.names.join(", ")));
-    }
-    let mut lines = vec![parts.join(", ")];
-    lines.extend(admission.report.facts.iter().cloned());
-    lines.extend(
-        admission
-            .report
-            .warnings
-            .iter()
-            .map(|warning| format!("note: {warning}")),
-    );
-    lines
 }

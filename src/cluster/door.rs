@@ -9,9 +9,11 @@ use serde_json::Value;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::admit::{Admission, Ask, admit, earlier_template, found_lines, new_template};
+use super::admit::{Admission, Ask, admit, earlier_template, new_template};
+use super::check::{Check, outlook};
 use super::find::Found;
 use super::probe::{Probe, probe};
+use super::rbac::{self, Lacking};
 use super::{Cluster, problem, told};
 use crate::apiserver::value::{name, text};
 use crate::apiserver::{Kind, Selection};
@@ -25,7 +27,7 @@ use crate::daemon::releases::answers;
 use crate::daemon::views::summary;
 use crate::engine::desired::split_now;
 use crate::engine::{CommandKind, Phase, apply};
-use crate::plan::{ALL_STABLE, Lane, Outlook, render};
+use crate::plan::{ALL_STABLE, Lane, render};
 use crate::platforms::kubernetes::reach::Reach;
 use crate::platforms::kubernetes::{HASH, template};
 use crate::spec::OnNewRevision;
@@ -117,6 +119,9 @@ impl Cluster {
             Lane::Normal
         };
         match &request.target {
+            ReleaseTarget::File { .. } if self.options.ask.is_empty() && self.options.any => {
+                Ok((of_template(present(found)), lane))
+            }
             ReleaseTarget::File { .. } if self.options.ask.is_empty() => Err(problem(
                 ProblemKind::Invalid,
                 format!(
@@ -182,18 +187,19 @@ impl Cluster {
         Ok((template::hash(&template), template::version_of(&template, None)))
     }
 
-    fn started(&self, worked: &Worked) -> Started {
+    fn started(&self, worked: &Worked, lacking: Lacking) -> Started {
         let admission = &worked.admission;
+        let check = Check::new(&worked.found, &worked.probe, admission, lacking, false);
         Started {
             release: None,
-            found: found_lines(&worked.found, &worked.probe, admission),
-            plan: render(&admission.plan, outlook(&worked.probe)),
+            found: check.brief(),
+            plan: check.plan,
             stable: Some(admission.stable.version.clone()),
             canary: admission.canary.version.clone(),
         }
     }
 
-    fn store(&self, deployment: &str) -> ConfigMapStore {
+    pub(super) fn store(&self, deployment: &str) -> ConfigMapStore {
         ConfigMapStore::open(&self.api, deployment)
     }
 
@@ -335,11 +341,10 @@ impl Cluster {
     }
 }
 
-fn outlook(probe: &Probe) -> Option<Outlook> {
-    probe.requests_per_second.map(|rate| Outlook {
-        requests_per_second: rate,
-        error_rate: 0.0,
-    })
+/// The template that serves, which stands for any new one where only the way is asked for.
+fn present(found: &Found) -> Value {
+    let set = found.stable().unwrap_or(&found.deployment);
+    template::without_hash(&set["spec"]["template"])
 }
 
 fn revision_view(set: &Value, pods: &[Value], hash: &str) -> RevisionView {
@@ -434,6 +439,7 @@ impl Door for Arc<Cluster> {
                 "an emergency release needs a reason for the audit; add --reason",
             ));
         }
+        self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
         // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
         if let Some(record) = running(&store).await? {
@@ -452,7 +458,6 @@ impl Door for Arc<Cluster> {
         }
         let worked = self.work_out(name, request, &store).await?;
         let admission = &worked.admission;
-        let started = self.started(&worked);
         if admission.unchanged {
             return Ok(Started {
                 found: vec![format!(
@@ -460,26 +465,17 @@ impl Door for Arc<Cluster> {
                     admission.canary.version, admission.canary.id
                 )],
                 plan: String::new(),
-                ..started
+                ..self.started(&worked, Lacking::default())
             });
         }
-        if !admission.report.refusals.is_empty() {
-            return Err(problem(ProblemKind::Conflict, admission.report.refusals.join("\n")));
-        }
         let retried = matches!(request.target, ReleaseTarget::Retry);
-        if !retried && let Some(failed) = store.quarantined(&admission.canary.id).await.map_err(unavailable)? {
-            return Err(problem(
-                ProblemKind::Conflict,
-                format!(
-                    "revision {} of {name} failed in release {} ({}); `wade retry deployment/{name} -n {}` tries it again",
-                    admission.canary.version,
-                    failed.release,
-                    failed.reason,
-                    self.namespace()
-                ),
-            ));
+        let mut against = admission.report.refusals.clone();
+        against.extend(self.objections(&store, admission, retried).await?);
+        if !against.is_empty() {
+            return Err(problem(ProblemKind::Conflict, against.join("\n")));
         }
-        self.check_time(&admission.plan)?;
+        let lacking = self.check_rights(admission).await?;
+        let started = self.started(&worked, lacking);
         let lease = self.take_lease(&store, name).await?;
         let mut canary = admission.canary.clone();
         canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;

@@ -6,15 +6,18 @@
 //! other shells are written into the record; an abort that nobody acknowledges takes the Lease by force.
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
-//! speaks against it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
-//! `rbac` (which permissions that takes). It decides nothing about a release: the engine does.
+//! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
+//! [`rbac`] (which permissions that takes). It decides nothing about a release: the engine does.
 
 pub mod admit;
+pub mod before;
 pub mod carry;
+pub mod check;
 pub mod door;
 pub mod find;
 pub mod observe;
 pub mod probe;
+pub mod rbac;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +44,8 @@ const NOTICES: usize = 1024;
 pub struct Options {
     /// What is to be released.
     pub ask: Ask,
+    /// Nothing in particular is to be released: any new version is meant (`wade check`).
+    pub any: bool,
     /// The policy, if a file says it.
     pub rollout: Option<Rollout>,
     /// A strategy by name, if the command line says it.

@@ -22,7 +22,7 @@ use crate::spec::{
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
-pub use text::{Outlook, render};
+pub use text::{Outlook, render, smallest_rise};
 
 /// One release's way, with nothing left to look up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

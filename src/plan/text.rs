@@ -109,11 +109,7 @@ fn describe(plan: &Plan, stage: &Stage) -> String {
 
 /// What size of regression could be seen in a stage, in words.
 fn sight(plan: &Plan, stage: &Stage, outlook: Outlook) -> String {
-    let allowed = plan.judge.metrics.iter().find_map(|metric| match &metric.kind {
-        MetricKind::Errors(errors) => Some(1.0 + errors.allow_ratio),
-        _ => None,
-    });
-    let Some(allowed) = allowed else {
+    let Some(allowed) = allowed(plan) else {
         return "errors are not compared with stable here".to_owned();
     };
     let weight = stage.split.weight.max(stage.split.mirror).fraction();
@@ -121,13 +117,7 @@ fn sight(plan: &Plan, stage: &Stage, outlook: Outlook) -> String {
         return "what can be seen depends on how many requests the match catches".to_owned();
     }
     let rate = outlook.error_rate.max(LEAST_ERROR_RATE);
-    let smallest = planning::smallest_visible_ratio(
-        weight,
-        outlook.requests_per_second,
-        rate,
-        stage.max.as_secs_f64(),
-        allowed,
-    );
+    let smallest = visible(stage, outlook, allowed);
     let rps = outlook.requests_per_second * weight;
     match smallest {
         Some(ratio) => {
@@ -142,6 +132,33 @@ fn sight(plan: &Plan, stage: &Stage, outlook: Outlook) -> String {
             stage.max
         ),
     }
+}
+
+/// The smallest rise in errors, as a multiple, that any judged stage could see; `None` if none could see any.
+pub fn smallest_rise(plan: &Plan, outlook: Outlook) -> Option<f64> {
+    let allowed = allowed(plan)?;
+    let judged = plan.stages.iter().filter(|stage| stage.kind == StageKind::Judge);
+    judged
+        .filter_map(|stage| visible(stage, outlook, allowed))
+        .min_by(f64::total_cmp)
+}
+
+/// How many times stable's errors the canary may have.
+fn allowed(plan: &Plan) -> Option<f64> {
+    plan.judge.metrics.iter().find_map(|metric| match &metric.kind {
+        MetricKind::Errors(errors) => Some(1.0 + errors.allow_ratio),
+        _ => None,
+    })
+}
+
+fn visible(stage: &Stage, outlook: Outlook, allowed: f64) -> Option<f64> {
+    planning::smallest_visible_ratio(
+        stage.split.weight.max(stage.split.mirror).fraction(),
+        outlook.requests_per_second,
+        outlook.error_rate.max(LEAST_ERROR_RATE),
+        stage.max.as_secs_f64(),
+        allowed,
+    )
 }
 
 fn minutes(secs: f64) -> String {

@@ -8,6 +8,7 @@
 //! Read [`line`] for the shape, [`timeline`] for what each event says, [`why`] for a whole record.
 
 pub mod chart;
+pub mod check;
 pub mod evidence;
 pub mod line;
 pub mod numbers;

@@ -1,0 +1,635 @@
+//! Which permissions a release takes, each with its reason: one list, from which `wade rbac` prints a Role and by which
+//! `wade deploy` asks, before anything is touched, whether the caller has them.
+//!
+//! The caller's rights are asked for whole, in one request (SelfSubjectRulesReview). That answer may be incomplete (a
+//! webhook that authorizes cannot list), so what is not in it is asked for by name (SelfSubjectAccessReview) before it is
+//! called missing. What a release cannot do without ends it; the rest becomes a warning that says what will be worse.
+//!
+//! Not in the list: nodes. They are outside of every namespace, so no Role can give them; without them only the
+//! estimate of room on the nodes is left out.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::apiserver::value::{flag, list};
+use crate::apiserver::{ApiError, ApiServer, Kind};
+use crate::plan::Plan;
+use crate::platforms::kubernetes::{Release, RouteKind};
+use crate::spec::{SmokeTest, Source};
+
+/// Where the caller's rights are asked for whole.
+const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+/// Where one is asked for by name.
+const ACCESS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+
+/// What a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Every release.
+    Release,
+    /// Better words when a release fails.
+    Words,
+    /// Looking before anything is touched.
+    Look,
+    /// A route of the Gateway API.
+    Route(RouteKind),
+    /// A HorizontalPodAutoscaler.
+    Hpa,
+    /// KEDA.
+    Keda,
+    /// PodDisruptionBudgets.
+    Budget,
+    /// Requests to the pods through the API server.
+    Scrape,
+}
+
+/// One rule of the Role.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// What it is for.
+    pub part: Part,
+    /// The kind of object.
+    pub kind: Kind,
+    /// A part of the object, `log`; empty for the object.
+    pub sub: &'static str,
+    /// What may be done.
+    pub verbs: &'static [&'static str],
+    /// Why.
+    pub why: &'static str,
+    /// What is worse without it.
+    pub without: &'static str,
+}
+
+const fn rule(
+    part: Part,
+    kind: Kind,
+    verbs: &'static [&'static str],
+    why: &'static str,
+    without: &'static str,
+) -> Rule {
+    Rule {
+        part,
+        kind,
+        sub: "",
+        verbs,
+        why,
+        without,
+    }
+}
+
+/// Every rule there is, in the order of the Role.
+pub const ALL: [Rule; 18] = [
+    rule(
+        Part::Release,
+        Kind::Deployment,
+        &["get", "list", "watch", "patch"],
+        "the Deployment is held, given the new template, and handed over",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::ReplicaSet,
+        &["get", "list", "watch", "create", "patch", "delete"],
+        "the canary is a ReplicaSet: made, sized, handed to the Deployment or removed",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::Pod,
+        &["get", "list", "watch", "patch"],
+        "the pods are watched, and the canary's are relabelled when they begin to serve",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::Service,
+        &["get", "list", "watch", "create", "patch", "delete"],
+        "the canary has a Service of its own while the release runs; where no label isolates it, Services are pinned",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::EndpointSlice,
+        &["list", "watch"],
+        "traffic moves only when the endpoints are seen",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::Event,
+        &["list", "watch"],
+        "why a pod does not start is in its events",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::ConfigMap,
+        &["get", "list", "watch", "create", "patch", "delete"],
+        "the record of the releases; and what owns the canary where there is no Service",
+        "",
+    ),
+    rule(
+        Part::Release,
+        Kind::Lease,
+        &["get", "create", "update"],
+        "one wade at a time carries a release",
+        "",
+    ),
+    Rule {
+        part: Part::Words,
+        kind: Kind::Pod,
+        sub: "log",
+        verbs: &["get"],
+        why: "the last lines of a container that crashed, for the diagnosis",
+        without: "a crash is reported without the container's last lines",
+    },
+    rule(
+        Part::Look,
+        Kind::NetworkPolicy,
+        &["list"],
+        "no label is changed that a NetworkPolicy decides by",
+        "a NetworkPolicy that selects by the label which isolates the canary is not seen",
+    ),
+    rule(
+        Part::Look,
+        Kind::ResourceQuota,
+        &["list"],
+        "a quota without room for both versions is seen before anything is touched",
+        "a quota that is too small shows only when pods are refused",
+    ),
+    rule(
+        Part::Look,
+        Kind::PersistentVolumeClaim,
+        &["list"],
+        "a volume that two versions must not share is seen before anything is touched",
+        "a ReadWriteOnce volume shows only when the canary does not start",
+    ),
+    rule(
+        Part::Route(RouteKind::Http),
+        Kind::HttpRoute,
+        &["get", "list", "watch", "patch"],
+        "the weights are written into the HTTPRoutes that lead to the Services",
+        "HTTPRoutes are not found, so the share of pods is the split",
+    ),
+    rule(
+        Part::Route(RouteKind::Grpc),
+        Kind::GrpcRoute,
+        &["get", "list", "watch", "patch"],
+        "the same for GRPCRoutes",
+        "GRPCRoutes are not found, so the share of pods is the split",
+    ),
+    rule(
+        Part::Hpa,
+        Kind::HorizontalPodAutoscaler,
+        &["get", "list", "watch", "patch"],
+        "stable must not be scaled down while the canary takes its load, or there is no way back",
+        "a HorizontalPodAutoscaler is not found, and may shrink stable in mid-release",
+    ),
+    rule(
+        Part::Keda,
+        Kind::ScaledObject,
+        &["get", "list", "watch", "patch"],
+        "the same for KEDA",
+        "a ScaledObject is not found, and KEDA may shrink stable in mid-release",
+    ),
+    rule(
+        Part::Budget,
+        Kind::PodDisruptionBudget,
+        &["get", "list", "watch", "create", "patch", "delete"],
+        "idle stable pods must not stand in for serving ones, so the canary gets a budget of its own",
+        "PodDisruptionBudgets are not found, and evictions may take the canary's pods",
+    ),
+    Rule {
+        part: Part::Scrape,
+        kind: Kind::Pod,
+        sub: "proxy",
+        verbs: &["get", "create"],
+        why: "metrics and smoke tests from outside of the cluster, through the API server. A strong right: whoever has it \
+              can send any request to any port of any pod in this namespace. Not needed with --in-cluster or Prometheus",
+        without: "the pods cannot be asked from outside of the cluster, so there are no metrics of them",
+    },
+];
+
+/// One permission.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Right {
+    /// `patch`.
+    pub verb: String,
+    /// The API group; empty for the core group.
+    pub group: String,
+    /// `deployments`, `pods/log`.
+    pub resource: String,
+    /// The only object it is needed for; any if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dot = if self.group.is_empty() { "" } else { "." };
+        write!(f, "{} {}{dot}{}", self.verb, self.resource, self.group)
+    }
+}
+
+/// A permission that a release asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Which.
+    pub right: Right,
+    /// What is worse without it; `None` if nothing goes without it.
+    pub without: Option<&'static str>,
+}
+
+/// Which permissions the caller lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lacking {
+    /// Nothing goes without these.
+    pub needed: Vec<Right>,
+    /// Without these it goes worse; with what is worse.
+    pub useful: Vec<(Right, String)>,
+    /// Why the rights could not be asked for, if they could not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+impl Lacking {
+    /// That nothing goes without those, in one sentence.
+    pub fn refusal(&self, who: &str, namespace: &str) -> Option<String> {
+        (!self.needed.is_empty()).then(|| {
+            format!(
+                "{who} lacks permissions in namespace {namespace}: {}; `wade rbac -n {namespace}` prints the Role that gives them",
+                joined(&self.needed)
+            )
+        })
+    }
+
+    /// What is worse for want of rights, one sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut sentences: Vec<&String> = Vec::new();
+        for (_, without) in &self.useful {
+            if !sentences.contains(&without) {
+                sentences.push(without);
+            }
+        }
+        let of = |sentence: &String| -> Vec<Right> {
+            let same = self.useful.iter().filter(|(_, without)| without == sentence);
+            same.map(|(right, _)| right.clone()).collect()
+        };
+        let mut lines: Vec<String> = sentences
+            .into_iter()
+            .map(|sentence| format!("{sentence} (missing permission: {})", joined(&of(sentence))))
+            .collect();
+        lines.extend(
+            self.unknown
+                .iter()
+                .map(|why| format!("whether all permissions are there is not known: {why}")),
+        );
+        lines
+    }
+}
+
+/// `get, list pods; patch deployments.apps`.
+fn joined(rights: &[Right]) -> String {
+    let place = |right: &Right| Right {
+        verb: String::new(),
+        name: None,
+        ..right.clone()
+    };
+    let mut places: Vec<Right> = Vec::new();
+    for right in rights {
+        if !places.contains(&place(right)) {
+            places.push(place(right));
+        }
+    }
+    let words: Vec<String> = places
+        .iter()
+        .map(|at| {
+            let verbs: Vec<&str> = rights
+                .iter()
+                .filter(|right| place(right) == *at)
+                .map(|right| right.verb.as_str())
+                .collect();
+            format!("{}{at}", verbs.join(", "))
+        })
+        .collect();
+    words.join("; ")
+}
+
+/// What every release of this Deployment asks for, whatever is found around it.
+pub fn needed_always(deployment: &str) -> Vec<Need> {
+    ALL.iter()
+        .filter(|rule| rule.part == Part::Release)
+        .flat_map(|rule| needs(rule, deployment, None))
+        .collect()
+}
+
+/// What this release asks for. `inside`: pods are reached by their addresses.
+pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
+    let has_route = |kind: RouteKind| release.routes.iter().any(|route| route.kind == kind);
+    let scaled_by = |kind: Kind| release.scaler.as_ref().is_some_and(|scaler| scaler.kind.kind() == kind);
+    // Smoke tests reach the pods the same way, and a release without an answer ends before any traffic.
+    let asks_pods = plan
+        .smoke
+        .tests
+        .iter()
+        .any(|test| !matches!(test, SmokeTest::Grpc(_)));
+    ALL.iter()
+        .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
+        .flat_map(|rule| {
+            let essential = match rule.part {
+                Part::Release => true,
+                Part::Words | Part::Look => false,
+                Part::Route(kind) => has_route(kind),
+                Part::Hpa => scaled_by(Kind::HorizontalPodAutoscaler),
+                Part::Keda => scaled_by(Kind::ScaledObject),
+                Part::Budget => !release.budgets.is_empty(),
+                Part::Scrape => asks_pods,
+            };
+            needs(rule, &release.deployment, (!essential).then_some(rule.without))
+        })
+        // Only a test that sends something takes this verb.
+        .filter(|need| need.right.resource != "pods/proxy" || need.right.verb == "get" || sends(plan))
+        .collect()
+}
+
+fn scrapes(plan: &Plan) -> bool {
+    !matches!(plan.measure.source, Some(Source::Prometheus(_)))
+}
+
+fn sends(plan: &Plan) -> bool {
+    plan.smoke.tests.iter().any(|test| match test {
+        SmokeTest::Http(test) => test.method.as_deref().is_some_and(|method| method != "GET" && method != "HEAD"),
+        SmokeTest::Command(_) => true,
+        SmokeTest::Grpc(_) => false,
+    })
+}
+
+fn needs(rule: &Rule, deployment: &str, without: Option<&'static str>) -> Vec<Need> {
+    let resource = resource(rule);
+    rule.verbs
+        .iter()
+        .map(|verb| Need {
+            right: Right {
+                verb: (*verb).to_owned(),
+                group: rule.kind.group().to_owned(),
+                resource: resource.clone(),
+                name: (rule.kind == Kind::Deployment).then(|| deployment.to_owned()),
+            },
+            without,
+        })
+        .collect()
+}
+
+fn resource(rule: &Rule) -> String {
+    match rule.sub {
+        "" => rule.kind.plural().to_owned(),
+        sub => format!("{}/{sub}", rule.kind.plural()),
+    }
+}
+
+/// Which of `needs` the caller lacks.
+pub async fn lacking(api: &ApiServer, needs: &[Need]) -> Lacking {
+    let question = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
+        "spec": { "namespace": api.namespace() },
+    });
+    let known = api.review(RULES, &question).await.unwrap_or_default();
+    // Complete: what is not in it is not there, and needs no second question.
+    let complete = known.get("status").is_some() && !flag(&known, "/status/incomplete");
+    let open: Vec<&Need> = needs.iter().filter(|need| !covered(&known, &need.right)).collect();
+    let answers = futures_util::future::join_all(open.iter().map(|need| async {
+        if complete && need.right.name.is_none() {
+            return Ok(false);
+        }
+        allowed(api, &need.right).await
+    }))
+    .await;
+    let mut lacking = Lacking::default();
+    for (need, answer) in open.into_iter().zip(answers) {
+        match (answer, need.without) {
+            (Ok(true), _) => {}
+            (Ok(false), None) => lacking.needed.push(need.right.clone()),
+            (Ok(false), Some(without)) => lacking.useful.push((need.right.clone(), without.to_owned())),
+            (Err(error), _) => lacking.unknown = Some(error.to_string()),
+        }
+    }
+    lacking
+}
+
+async fn allowed(api: &ApiServer, right: &Right) -> Result<bool, ApiError> {
+    let (resource, sub) = right.resource.split_once('/').unwrap_or((&right.resource, ""));
+    let question = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": { "resourceAttributes": {
+            "namespace": api.namespace(), "verb": right.verb, "group": right.group, "resource": resource,
+            "subresource": sub, "name": right.name.as_deref().unwrap_or_default(),
+        }},
+    });
+    let answer = api.review(ACCESS, &question).await?;
+    Ok(flag(&answer, "/status/allowed"))
+}
+
+/// Whether a review of rules gives a right without any condition.
+fn covered(review: &Value, right: &Right) -> bool {
+    let says = |rule: &Value, field: &str, fits: &dyn Fn(&str) -> bool| {
+        list(rule, field).iter().filter_map(Value::as_str).any(|word| word == "*" || fits(word))
+    };
+    let sub = right.resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
+    list(review, "/status/resourceRules").iter().any(|rule| {
+        let names = list(rule, "/resourceNames");
+        let named = names.is_empty() || right.name.as_ref().is_some_and(|name| names.contains(&json!(name)));
+        named
+            && says(rule, "/verbs", &|word| word == right.verb)
+            && says(rule, "/apiGroups", &|word| word == right.group)
+            && says(rule, "/resources", &|word| word == right.resource || Some(word) == sub.as_deref())
+    })
+}
+
+/// What the Role is to be for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoleFor {
+    /// The namespace.
+    pub namespace: String,
+    /// The ServiceAccount that gets it, `NAME` or `NAMESPACE/NAME`.
+    pub account: String,
+    /// With the right to ask the pods through the API server.
+    pub scrape: bool,
+    /// Secrets that hold the addresses of notifications.
+    pub secrets: Vec<String>,
+}
+
+/// The Role and its RoleBinding as YAML, each rule with its reason.
+pub fn role(of: &RoleFor) -> String {
+    let (namespace, account) = of.account.split_once('/').unwrap_or((&of.namespace, &of.account));
+    let mut out = format!(
+        "# What `wade` needs in namespace {}: no more, and nothing outside of it. Every rule says what it is for; one for\n\
+         # a kind that you do not use may go. The account, if it is not there: kubectl -n {namespace} create serviceaccount {account}\n\
+         apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: {account}\n  namespace: {}\nrules:\n",
+        of.namespace, of.namespace
+    );
+    for rule in ALL.iter().filter(|rule| rule.part != Part::Scrape || of.scrape) {
+        out.push_str(&comment(rule));
+        out.push_str(&entry(rule.kind.group(), &resource(rule), &[], rule.verbs));
+    }
+    if !of.secrets.is_empty() {
+        out.push_str("# The addresses of notifications (spec.notify with secretRef).\n");
+        out.push_str(&entry("", "secrets", &of.secrets, &["get"]));
+    }
+    if !of.scrape {
+        out.push_str(
+            "# Not given: pods/proxy (--scrape). Without it `wade` outside of the cluster can read no metrics of the pods and\n\
+             # run no smoke tests; name a Prometheus under analysis.source, or run it inside of the cluster.\n",
+        );
+    }
+    out.push_str(&format!(
+        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: {account}\n  namespace: {}\n\
+         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {account}}}\n\
+         subjects:\n- {{kind: ServiceAccount, name: {account}, namespace: {namespace}}}\n",
+        of.namespace
+    ));
+    out
+}
+
+fn entry(group: &str, resource: &str, names: &[String], verbs: &[&str]) -> String {
+    let group = if group.is_empty() { "\"\"" } else { group };
+    let names = match names {
+        [] => String::new(),
+        names => format!("  resourceNames: [{}]\n", names.join(", ")),
+    };
+    format!(
+        "- apiGroups: [{group}]\n  resources: [{resource}]\n{names}  verbs: [{}]\n",
+        verbs.join(", ")
+    )
+}
+
+/// The reason as a comment, and what is worse without it.
+fn comment(rule: &Rule) -> String {
+    const WIDTH: usize = 110;
+    let mut text = format!("{}.", capital(rule.why));
+    if !rule.without.is_empty() && rule.part != Part::Scrape {
+        text.push_str(&format!(" Without it {}.", rule.without));
+    }
+    let mut out = String::new();
+    let mut line = String::from("#");
+    for word in text.split_whitespace() {
+        if line.len() + 1 + word.len() > WIDTH {
+            out.push_str(&line);
+            out.push('\n');
+            line = String::from("#");
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    out + &line + "\n"
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) => first.to_uppercase().chain(letters).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::apiserver::testing::FakeServer;
+
+    fn right(verb: &str, group: &str, resource: &str) -> Right {
+        Right {
+            verb: verb.to_owned(),
+            group: group.to_owned(),
+            resource: resource.to_owned(),
+            name: None,
+        }
+    }
+
+    #[test]
+    fn a_review_covers_what_it_names_and_wildcards_and_nothing_bound_to_other_names() {
+        let review = json!({"status": {"resourceRules": [
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "*/log"]},
+            {"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["one"]},
+        ]}});
+        let named = |name: &str| Right {
+            name: Some(name.to_owned()),
+            ..right("get", "", "secrets")
+        };
+        let cases = [
+            (right("get", "", "pods"), true),
+            (right("list", "", "pods"), false),
+            (right("get", "", "pods/log"), true),
+            (right("get", "", "pods/proxy"), false),
+            (right("patch", "apps", "deployments"), true),
+            (right("get", "", "secrets"), false),
+            (named("one"), true),
+            (named("two"), false),
+        ];
+        for (right, expected) in cases {
+            assert_eq!(covered(&review, &right), expected, "{right}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_is_named_at_once_and_asked_for_again_where_the_review_is_incomplete() {
+        let fake = FakeServer::new();
+        let api = ApiServer::over(fake.client("shop"), "shop");
+        let rules = json!({"status": {"incomplete": true, "resourceRules": [
+            {"verbs": ["get", "list", "watch"], "apiGroups": ["apps", "", "discovery.k8s.io"], "resources": ["*"]},
+        ]}});
+        fake.answer(Method::POST, RULES, 201, &rules.to_string());
+        fake.answer(Method::POST, ACCESS, 201, r#"{"status": {"allowed": false}}"#);
+        let found = lacking(&api, &needed_always("app")).await;
+        assert_eq!(
+            found.refusal("ci", "shop").expect("much is missing"),
+            "ci lacks permissions in namespace shop: patch deployments.apps; create, patch, delete replicasets.apps; \
+             patch pods; create, patch, delete services; create, patch, delete configmaps; \
+             get, create, update leases.coordination.k8s.io; `wade rbac -n shop` prints the Role that gives them"
+        );
+        assert_eq!(fake.asked().len(), 1 + found.needed.len(), "only what is open is asked for by name");
+        fake.answer(Method::POST, ACCESS, 201, r#"{"status": {"allowed": true}}"#);
+        assert_eq!(lacking(&api, &needed_always("app")).await, Lacking::default());
+        fake.go_down();
+        let unknown = lacking(&api, &needed_always("app")).await;
+        assert!(unknown.needed.is_empty() && unknown.unknown.is_some(), "no answer is no refusal");
+    }
+
+    #[test]
+    fn what_is_worse_is_said_once_for_each_reason() {
+        let lacking = Lacking {
+            useful: ["list", "watch"]
+                .map(|verb| (right(verb, "keda.sh", "scaledobjects"), "KEDA may shrink stable".to_owned()))
+                .to_vec(),
+            ..Lacking::default()
+        };
+        assert_eq!(
+            lacking.warnings(),
+            ["KEDA may shrink stable (missing permission: list, watch scaledobjects.keda.sh)"]
+        );
+    }
+
+    #[test]
+    fn the_role_as_it_is_printed() {
+        let of = RoleFor {
+            namespace: "shop".to_owned(),
+            account: "ci/deployer".to_owned(),
+            scrape: true,
+            secrets: vec!["shop-slack".to_owned()],
+        };
+        insta::assert_snapshot!(role(&of));
+        let plain = role(&RoleFor {
+            scrape: false,
+            secrets: Vec::new(),
+            ..of
+        });
+        assert!(!plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"), "{plain}");
+        assert!(plain.contains("# Not given: pods/proxy (--scrape)"));
+    }
+}
