@@ -30,6 +30,8 @@ pub(crate) struct Sample {
     pub(crate) tag: &'static str,
     /// Further environment variables.
     pub(crate) env: Vec<(&'static str, &'static str)>,
+    /// Merged over its container.
+    pub(crate) container: Value,
     /// Whether there is an HTTPRoute to the Service.
     pub(crate) route: bool,
     /// Applied server-side, by a manager of this name, in place of created: as Helm and GitOps tools do.
@@ -44,6 +46,7 @@ impl Default for Sample {
             replicas: 4,
             tag: "1.0",
             env: Vec::new(),
+            container: json!({}),
             route: true,
             applied_by: None,
             over: json!({}),
@@ -151,6 +154,10 @@ impl Space {
     /// The sample application's objects.
     pub(crate) fn objects(&self, sample: &Sample) -> Vec<(Kind, Value)> {
         let mut deployment = self.deployment(sample);
+        merge(
+            &mut deployment["spec"]["template"]["spec"]["containers"][0],
+            &sample.container,
+        );
         merge(&mut deployment, &sample.over);
         let mut objects = vec![(Kind::Deployment, deployment), (Kind::Service, service())];
         if sample.route {

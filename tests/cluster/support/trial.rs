@@ -27,13 +27,14 @@ const OVER_WITHIN: Duration = Duration::from_secs(110);
 /// The label by which a ReplicaSet tells its pods from others'.
 const HASH: &str = "/metadata/labels/pod-template-hash";
 
-/// Two stages of eight seconds, both waited for, and a short bake.
+/// Two stages of six seconds, both waited for, and a short bake.
 pub(crate) const SHORT: Policy = Policy {
     strategy: "canary: {steps: [{weight: 25%, max: 6s}, {weight: 50%, max: 6s}], bake: 5s}",
     analysis: "{passEarly: {minStage: 6s}}",
     smoke: true,
     limits: "{settle: 2s}",
-    waits: 2.0 + 6.0 + 6.0 + 5.0,
+    // Pods that are added settle before each of the three weights.
+    waits: 3.0 * 2.0 + 6.0 + 6.0 + 5.0,
 };
 
 /// A policy as a file says it.
@@ -143,6 +144,18 @@ impl Trial {
         self.deploy_with(&["--image", &image], policy)
     }
 
+    /// `wade deploy` of this sample's Deployment, as a manifest.
+    pub(crate) fn deploy_manifest(&self, sample: &Sample, policy: &Policy) -> Step {
+        let deployment = self
+            .space
+            .objects(sample)
+            .into_iter()
+            .find_map(|(kind, object)| (kind == Kind::Deployment).then_some(object));
+        let file = self.policy_file.with_extension("manifest");
+        fs::write(&file, deployment.expect("there is one").to_string()).expect("the node's folder is there");
+        self.deploy_with(&["--from-file", &file.to_string_lossy()], policy)
+    }
+
     /// `wade deploy` with these words.
     pub(crate) fn deploy_with(&self, words: &[&str], policy: &Policy) -> Step {
         fs::write(&self.policy_file, policy.text(&self.space.name)).expect("the node's folder is there");
@@ -204,6 +217,7 @@ impl Drop for Trial {
     fn drop(&mut self) {
         // It was perhaps never written.
         let _ = fs::remove_file(&self.policy_file);
+        let _ = fs::remove_file(self.policy_file.with_extension("manifest"));
     }
 }
 
