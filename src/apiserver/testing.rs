@@ -535,7 +535,10 @@ fn matches(object: &Value, query: &BTreeMap<String, String>) -> bool {
         // `a=b,c in (d,e)` has two terms: what stands in brackets is one.
         let mut found: Vec<String> = Vec::new();
         for word in words.split(',').filter(|word| !word.is_empty()) {
-            match found.last_mut().filter(|last| last.contains('(') && !last.contains(')')) {
+            match found
+                .last_mut()
+                .filter(|last| last.contains('(') && !last.contains(')'))
+            {
                 Some(last) => last.push_str(&format!(",{word}")),
                 None => found.push(word.to_owned()),
             }

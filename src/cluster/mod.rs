@@ -15,9 +15,11 @@ pub mod carry;
 pub mod check;
 pub mod door;
 pub mod find;
+mod follower;
 pub mod observe;
 pub mod probe;
 pub mod rbac;
+mod views;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

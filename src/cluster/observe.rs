@@ -288,6 +288,7 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             metrics: None,
             port: None,
             template_owner: None,
+            manifest: None,
             held_before: false,
         },
         old: template::version_of(&old["spec"]["template"], None),
@@ -305,13 +306,14 @@ mod tests {
     fn a_rolling_update_has_two_sides_and_a_quiet_deployment_none() {
         let deployment = json!({
             "metadata": { "name": "app", "uid": "u", "annotations": { REVISION: "2" } },
-            "spec": { "template": { "spec": { "containers": [{ "name": "app", "image": "app:1.1" }] } } },
+            "spec": { "template": { "metadata": { "labels": { "app": "app" } },
+                "spec": { "containers": [{ "name": "app", "image": "app:1.1" }] } } },
         });
         let set = |hash: &str, image: &str, revision: &str, replicas: u32| {
             json!({
                 "metadata": { "name": format!("app-{hash}"), "labels": { HASH: hash }, "annotations": { REVISION: revision },
                     "ownerReferences": [{ "kind": "Deployment", "name": "app", "uid": "u", "controller": true }] },
-                "spec": { "replicas": replicas, "template": { "metadata": { "labels": { HASH: hash } },
+                "spec": { "replicas": replicas, "template": { "metadata": { "labels": { "app": "app", HASH: hash } },
                     "spec": { "containers": [{ "name": "app", "image": image }] } } },
             })
         };

@@ -332,11 +332,7 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
     let has_route = |kind: RouteKind| release.routes.iter().any(|route| route.kind == kind);
     let scaled_by = |kind: Kind| release.scaler.as_ref().is_some_and(|scaler| scaler.kind.kind() == kind);
     // Smoke tests reach the pods the same way, and a release without an answer ends before any traffic.
-    let asks_pods = plan
-        .smoke
-        .tests
-        .iter()
-        .any(|test| !matches!(test, SmokeTest::Grpc(_)));
+    let asks_pods = plan.smoke.tests.iter().any(|test| !matches!(test, SmokeTest::Grpc(_)));
     ALL.iter()
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
         .flat_map(|rule| {
@@ -362,7 +358,10 @@ fn scrapes(plan: &Plan) -> bool {
 
 fn sends(plan: &Plan) -> bool {
     plan.smoke.tests.iter().any(|test| match test {
-        SmokeTest::Http(test) => test.method.as_deref().is_some_and(|method| method != "GET" && method != "HEAD"),
+        SmokeTest::Http(test) => test
+            .method
+            .as_deref()
+            .is_some_and(|method| method != "GET" && method != "HEAD"),
         SmokeTest::Command(_) => true,
         SmokeTest::Grpc(_) => false,
     })
@@ -436,7 +435,10 @@ async fn allowed(api: &ApiServer, right: &Right) -> Result<bool, ApiError> {
 /// Whether a review of rules gives a right without any condition.
 fn covered(review: &Value, right: &Right) -> bool {
     let says = |rule: &Value, field: &str, fits: &dyn Fn(&str) -> bool| {
-        list(rule, field).iter().filter_map(Value::as_str).any(|word| word == "*" || fits(word))
+        list(rule, field)
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|word| word == "*" || fits(word))
     };
     let sub = right.resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
     list(review, "/status/resourceRules").iter().any(|rule| {
@@ -445,7 +447,9 @@ fn covered(review: &Value, right: &Right) -> bool {
         named
             && says(rule, "/verbs", &|word| word == right.verb)
             && says(rule, "/apiGroups", &|word| word == right.group)
-            && says(rule, "/resources", &|word| word == right.resource || Some(word) == sub.as_deref())
+            && says(rule, "/resources", &|word| {
+                word == right.resource || Some(word) == sub.as_deref()
+            })
     })
 }
 
@@ -593,19 +597,31 @@ mod tests {
              patch pods; create, patch, delete services; create, patch, delete configmaps; \
              get, create, update leases.coordination.k8s.io; `wade rbac -n shop` prints the Role that gives them"
         );
-        assert_eq!(fake.asked().len(), 1 + found.needed.len(), "only what is open is asked for by name");
+        assert_eq!(
+            fake.asked().len(),
+            1 + found.needed.len(),
+            "only what is open is asked for by name"
+        );
         fake.answer(Method::POST, ACCESS, 201, r#"{"status": {"allowed": true}}"#);
         assert_eq!(lacking(&api, &needed_always("app")).await, Lacking::default());
         fake.go_down();
         let unknown = lacking(&api, &needed_always("app")).await;
-        assert!(unknown.needed.is_empty() && unknown.unknown.is_some(), "no answer is no refusal");
+        assert!(
+            unknown.needed.is_empty() && unknown.unknown.is_some(),
+            "no answer is no refusal"
+        );
     }
 
     #[test]
     fn what_is_worse_is_said_once_for_each_reason() {
         let lacking = Lacking {
             useful: ["list", "watch"]
-                .map(|verb| (right(verb, "keda.sh", "scaledobjects"), "KEDA may shrink stable".to_owned()))
+                .map(|verb| {
+                    (
+                        right(verb, "keda.sh", "scaledobjects"),
+                        "KEDA may shrink stable".to_owned(),
+                    )
+                })
                 .to_vec(),
             ..Lacking::default()
         };
@@ -629,7 +645,10 @@ mod tests {
             secrets: Vec::new(),
             ..of
         });
-        assert!(!plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"), "{plain}");
+        assert!(
+            !plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"),
+            "{plain}"
+        );
         assert!(plain.contains("# Not given: pods/proxy (--scrape)"));
     }
 }

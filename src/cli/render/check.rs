@@ -13,7 +13,10 @@ pub fn check(seen: &Check) -> String {
         Some(canary) => format!("{} → {}", seen.stable, canary),
         None => format!("{}, any new version", seen.stable),
     };
-    out.head(&format!("{}   {}   {to}   {} pods", seen.deployment, seen.namespace, seen.replicas));
+    out.head(&format!(
+        "{}   {}   {to}   {} pods",
+        seen.deployment, seen.namespace, seen.replicas
+    ));
     let services: Vec<String> = seen
         .services
         .iter()
@@ -88,11 +91,19 @@ impl Page {
 }
 
 fn one_line(parts: &[String], none: &str) -> String {
-    if parts.is_empty() { none.to_owned() } else { parts.join(", ") }
+    if parts.is_empty() {
+        none.to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 fn sentence(writer: &Writer) -> String {
-    let fights = if writer.puts_back { ", which puts it back by itself" } else { "" };
+    let fights = if writer.puts_back {
+        ", which puts it back by itself"
+    } else {
+        ""
+    };
     format!(
         "{}: {} is written by {}{fights}; {}",
         writer.object, writer.field, writer.tool, writer.advice

@@ -129,6 +129,7 @@ impl Ground {
             metrics: None,
             port: Some(8080),
             template_owner: None,
+            manifest: None,
             held_before: false,
         };
         Self::over(fake, release).await
