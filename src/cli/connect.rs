@@ -116,7 +116,10 @@ impl Connection {
             }
         };
         let api = self.cluster.api().await?;
-        Ok((Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?), own.to_owned()))
+        Ok((
+            Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?),
+            own.to_owned(),
+        ))
     }
 
     /// As [`Self::open`], with what a release in a cluster needs to know.

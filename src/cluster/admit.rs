@@ -347,7 +347,10 @@ fn refusals(
 
 fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release) {
     // What may not be read is said with the other missing permissions.
-    let unread = found.unread.iter().filter(|error| !matches!(error.fault, Fault::Forbidden(_)));
+    let unread = found
+        .unread
+        .iter()
+        .filter(|error| !matches!(error.fault, Fault::Forbidden(_)));
     report.warnings.extend(unread.map(ToString::to_string));
     if let Some(why) = found.unfit() {
         report.warnings.push(why);

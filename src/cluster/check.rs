@@ -348,7 +348,9 @@ fn metrics(probe: &Probe, plan: &Plan) -> MetricsSeen {
         why_not: probe.why_not.clone(),
         history: match &plan.measure.source {
             Some(Source::Prometheus(_)) => {
-                format!("Prometheus is asked for stable's past when the release begins; an early pass needs {least} of it")
+                format!(
+                    "Prometheus is asked for stable's past when the release begins; an early pass needs {least} of it"
+                )
             }
             Some(Source::Scrape(_)) => format!(
                 "none: Wade reads the pods only while a release runs, and an early pass needs {least} of stable's past; name a Prometheus under analysis.source to have it"

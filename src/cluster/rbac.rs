@@ -17,7 +17,7 @@ use crate::apiserver::value::{flag, list};
 use crate::apiserver::{ApiError, ApiServer, Kind};
 use crate::plan::Plan;
 use crate::platforms::kubernetes::{Release, RouteKind};
-use crate::spec::{SmokeTest, Source};
+use crate::spec::{AddressFrom, NotifySpec, SmokeTest, Source};
 
 /// Where the caller's rights are asked for whole.
 const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
@@ -207,7 +207,7 @@ pub const ALL: [Rule; 18] = [
         sub: "proxy",
         verbs: &["get", "create"],
         why: "metrics and smoke tests from outside of the cluster, through the API server. A strong right: whoever has it \
-              can send any request to any port of any pod in this namespace. Not needed with --in-cluster or Prometheus",
+              can send any request to any port of any pod in this namespace. Not needed where wade itself runs inside of the cluster",
         without: "the pods cannot be asked from outside of the cluster, so there are no metrics of them",
     },
 ];
@@ -261,10 +261,17 @@ impl Lacking {
     pub fn refusal(&self, who: &str, namespace: &str) -> Option<String> {
         (!self.needed.is_empty()).then(|| {
             format!(
-                "{who} lacks permissions in namespace {namespace}: {}; `wade rbac -n {namespace}` prints the Role that gives them",
-                joined(&self.needed)
+                "{who} lacks permissions in namespace {namespace}: {}; `{}` prints the Role that gives them",
+                joined(&self.needed),
+                self.remedy(namespace)
             )
         })
+    }
+
+    /// The command that prints the Role which gives what is missing.
+    pub fn remedy(&self, namespace: &str) -> String {
+        let scrape = self.needed.iter().any(|right| right.resource == "pods/proxy");
+        format!("wade rbac -n {namespace}{}", if scrape { " --scrape" } else { "" })
     }
 
     /// What is worse for want of rights, one sentence each.
@@ -332,11 +339,7 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
     let has_route = |kind: RouteKind| release.routes.iter().any(|route| route.kind == kind);
     let scaled_by = |kind: Kind| release.scaler.as_ref().is_some_and(|scaler| scaler.kind.kind() == kind);
     // Smoke tests reach the pods the same way, and a release without an answer ends before any traffic.
-    let asks_pods = plan
-        .smoke
-        .tests
-        .iter()
-        .any(|test| !matches!(test, SmokeTest::Grpc(_)));
+    let asks_pods = plan.smoke.tests.iter().any(|test| !matches!(test, SmokeTest::Grpc(_)));
     ALL.iter()
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
         .flat_map(|rule| {
@@ -353,7 +356,24 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
         })
         // Only a test that sends something takes this verb.
         .filter(|need| need.right.resource != "pods/proxy" || need.right.verb == "get" || sends(plan))
+        .chain(plan.notify.iter().filter_map(secret))
         .collect()
+}
+
+fn secret(notify: &NotifySpec) -> Option<Need> {
+    let (NotifySpec::Slack(from) | NotifySpec::Webhook(from)) = notify;
+    let AddressFrom::SecretRef(name) = from else {
+        return None;
+    };
+    Some(Need {
+        right: Right {
+            verb: "get".to_owned(),
+            group: String::new(),
+            resource: "secrets".to_owned(),
+            name: Some(name.clone()),
+        },
+        without: Some("those whom spec.notify names by a Secret are not told (see --notify-secret)"),
+    })
 }
 
 fn scrapes(plan: &Plan) -> bool {
@@ -362,7 +382,10 @@ fn scrapes(plan: &Plan) -> bool {
 
 fn sends(plan: &Plan) -> bool {
     plan.smoke.tests.iter().any(|test| match test {
-        SmokeTest::Http(test) => test.method.as_deref().is_some_and(|method| method != "GET" && method != "HEAD"),
+        SmokeTest::Http(test) => test
+            .method
+            .as_deref()
+            .is_some_and(|method| method != "GET" && method != "HEAD"),
         SmokeTest::Command(_) => true,
         SmokeTest::Grpc(_) => false,
     })
@@ -436,7 +459,10 @@ async fn allowed(api: &ApiServer, right: &Right) -> Result<bool, ApiError> {
 /// Whether a review of rules gives a right without any condition.
 fn covered(review: &Value, right: &Right) -> bool {
     let says = |rule: &Value, field: &str, fits: &dyn Fn(&str) -> bool| {
-        list(rule, field).iter().filter_map(Value::as_str).any(|word| word == "*" || fits(word))
+        list(rule, field)
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|word| word == "*" || fits(word))
     };
     let sub = right.resource.split_once('/').map(|(_, sub)| format!("*/{sub}"));
     list(review, "/status/resourceRules").iter().any(|rule| {
@@ -445,7 +471,9 @@ fn covered(review: &Value, right: &Right) -> bool {
         named
             && says(rule, "/verbs", &|word| word == right.verb)
             && says(rule, "/apiGroups", &|word| word == right.group)
-            && says(rule, "/resources", &|word| word == right.resource || Some(word) == sub.as_deref())
+            && says(rule, "/resources", &|word| {
+                word == right.resource || Some(word) == sub.as_deref()
+            })
     })
 }
 
@@ -593,19 +621,31 @@ mod tests {
              patch pods; create, patch, delete services; create, patch, delete configmaps; \
              get, create, update leases.coordination.k8s.io; `wade rbac -n shop` prints the Role that gives them"
         );
-        assert_eq!(fake.asked().len(), 1 + found.needed.len(), "only what is open is asked for by name");
+        assert_eq!(
+            fake.asked().len(),
+            1 + found.needed.len(),
+            "only what is open is asked for by name"
+        );
         fake.answer(Method::POST, ACCESS, 201, r#"{"status": {"allowed": true}}"#);
         assert_eq!(lacking(&api, &needed_always("app")).await, Lacking::default());
         fake.go_down();
         let unknown = lacking(&api, &needed_always("app")).await;
-        assert!(unknown.needed.is_empty() && unknown.unknown.is_some(), "no answer is no refusal");
+        assert!(
+            unknown.needed.is_empty() && unknown.unknown.is_some(),
+            "no answer is no refusal"
+        );
     }
 
     #[test]
     fn what_is_worse_is_said_once_for_each_reason() {
         let lacking = Lacking {
             useful: ["list", "watch"]
-                .map(|verb| (right(verb, "keda.sh", "scaledobjects"), "KEDA may shrink stable".to_owned()))
+                .map(|verb| {
+                    (
+                        right(verb, "keda.sh", "scaledobjects"),
+                        "KEDA may shrink stable".to_owned(),
+                    )
+                })
                 .to_vec(),
             ..Lacking::default()
         };
@@ -629,7 +669,10 @@ mod tests {
             secrets: Vec::new(),
             ..of
         });
-        assert!(!plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"), "{plain}");
+        assert!(
+            !plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"),
+            "{plain}"
+        );
         assert!(plain.contains("# Not given: pods/proxy (--scrape)"));
     }
 }

@@ -48,6 +48,7 @@ fn the_full_file_uses_every_field_of_the_schema() {
     // Fields of other variants than the ones the full file chooses.
     const ELSEWHERE: [&str; 20] = [
         "deployment",
+        "secretRef",
         "use",
         "with",
         "canary",
