@@ -532,16 +532,25 @@ fn place(path: &str) -> Place {
 fn matches(object: &Value, query: &BTreeMap<String, String>) -> bool {
     let terms = |key: &str| {
         let words = query.get(key).cloned().unwrap_or_default();
-        let words: Vec<String> = words
-            .split(',')
-            .filter(|word| !word.is_empty())
-            .map(str::to_owned)
-            .collect();
-        words
+        // `a=b,c in (d,e)` has two terms: what stands in brackets is one.
+        let mut found: Vec<String> = Vec::new();
+        for word in words.split(',').filter(|word| !word.is_empty()) {
+            match found
+                .last_mut()
+                .filter(|last| last.contains('(') && !last.contains(')'))
+            {
+                Some(last) => last.push_str(&format!(",{word}")),
+                None => found.push(word.to_owned()),
+            }
+        }
+        found
     };
     let labels = terms("labelSelector").into_iter().all(|term| {
         let labels = &object["metadata"]["labels"];
-        if let Some((key, value)) = term.split_once("!=") {
+        if let Some((key, values)) = term.split_once(" in ") {
+            let values = values.trim_matches(['(', ')']);
+            values.split(',').any(|value| labels[key] == value)
+        } else if let Some((key, value)) = term.split_once("!=") {
             labels[key] != value
         } else if let Some((key, value)) = term.split_once('=') {
             labels[key] == value.trim_start_matches('=')

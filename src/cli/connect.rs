@@ -40,6 +40,7 @@ pub struct Connection {
     /// A file with the token for --url
     #[arg(long, env = "WADE_TOKEN_FILE", value_name = "PATH", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
+    /// Which cluster, if it is about one.
     #[command(flatten)]
     pub cluster: ClusterArgs,
 }

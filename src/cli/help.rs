@@ -15,7 +15,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Watch and steer",
         &[
-            "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle", "wait",
+            "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle", "wait", "observe",
         ],
     ),
     (
@@ -67,6 +67,9 @@ Use it here:
   wade plan -f rollouts/hello.yaml          what would a release do?
   wade serve --config wade.yaml             keep services running and watch their releases
   wade deploy -f rollouts/hello.yaml --set version=1.4.2
+
+On Kubernetes, with nothing installed there:
+  wade deploy deployment/checkout -n shop --image registry.example/checkout:1.4.2
 
 While a release runs:
   wade status -w hello    wade abort hello    wade why hello

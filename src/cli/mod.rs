@@ -27,6 +27,7 @@ mod hold;
 mod judge;
 mod man;
 mod manifest;
+mod observe;
 mod plan;
 mod rbac;
 mod retry;
@@ -75,6 +76,7 @@ enum Verb {
     Why(why::Args),
     Settle(settle::Args),
     Wait(wait::Args),
+    Observe(observe::Args),
     Validate(validate::Args),
     Plan(plan::Args),
     Simulate(simulate::Args),
@@ -141,6 +143,7 @@ impl Verb {
             Self::Why(args) => remote(args.output.output, why::run(args)),
             Self::Settle(args) => remote(args.output.output, settle::run(args)),
             Self::Wait(args) => remote(args.output.output, wait::run(args)),
+            Self::Observe(args) => remote(args.output.output, observe::run(args)),
             Self::Validate(args) => end(args.output.output, validate::run(&args)),
             Self::Plan(args) => end(args.output.output, plan::run(&args)),
             Self::Simulate(args) => end(Format::Text, simulate::run(&args)),

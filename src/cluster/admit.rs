@@ -9,10 +9,10 @@ use crate::apiserver::value::{annotation, flag, label, name, resource_version, u
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
-use crate::platforms::kubernetes::release::Before;
+use crate::platforms::kubernetes::release::{Before, Isolation};
 use crate::platforms::kubernetes::template::{For, Obstacle};
 use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
-use crate::spec::{Faults, MetricsEndpoint, OnUndecided, Resolved, Rollout};
+use crate::spec::{Faults, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
 
 /// What is to be released, as the caller said it.
@@ -85,7 +85,7 @@ pub async fn new_template(api: &ApiServer, found: &Found, ask: &Ask) -> Result<V
         // Server-side apply decides which fields the manifest sets and which it leaves alone.
         let patch = Patch::Apply {
             object: manifest.clone(),
-            manager: "wade-deploy".to_owned(),
+            manager: crate::platforms::kubernetes::APPLIER.to_owned(),
             force: true,
         };
         let applied = api.try_patch(Kind::Deployment, own, &patch).await.map_err(said)?;
@@ -159,12 +159,13 @@ pub fn admit(
         isolation: choice.isolation,
         services: found.services.iter().map(|service| name(service).to_owned()).collect(),
         routes: found.routes.iter().map(|(part, _)| part.clone()).collect(),
-        before: before(deployment),
+        before: before(deployment, ask.manifest.as_ref()),
         scaler: found.scaler.as_ref().map(|(scaler, _)| scaler.clone()),
         budgets: found.budgets.iter().map(|budget| name(budget).to_owned()).collect(),
         metrics: probe.metrics.clone(),
         port: port(found, template),
         template_owner: managers::gitops_owner(deployment, &["spec", "template"]).map(|owner| owner.manager),
+        manifest: ask.manifest.clone(),
         held_before: ask.held,
     };
     let around = Circumstances {
@@ -214,17 +215,55 @@ pub fn admit(
     })
 }
 
-fn before(deployment: &Value) -> Before {
+fn before(deployment: &Value, manifest: Option<&Value>) -> Before {
     let of = |path: &str| deployment.pointer(path).cloned().unwrap_or(Value::Null);
     if let Some(held) = workload::held(deployment) {
         return held.before;
     }
     let left = annotation(deployment, crate::platforms::kubernetes::LEFT_PAUSED).is_some();
+    // What a manifest says is what is to be there afterwards.
+    let of = |path: &str| {
+        manifest
+            .and_then(|manifest| manifest.pointer(path).cloned())
+            .unwrap_or_else(|| of(path))
+    };
     Before {
         paused: flag(deployment, "/spec/paused") && !left,
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         history_limit: of("/spec/revisionHistoryLimit"),
     }
+}
+
+/// Why a canary backend that the user has declared leads nowhere, if it does not lead to the canary.
+fn undeclared(found: &Found, release: &Release, canary: &str) -> Option<String> {
+    let wanted: Vec<String> = match &release.isolation {
+        Isolation::Label { labels } => labels
+            .iter()
+            .map(|(key, pair)| format!("{key}: {}", pair.canary))
+            .collect(),
+        Isolation::Pin => {
+            return Some(format!(
+                "the route declares the backend {canary}, but this release cannot be isolated by label, so nothing that is declared could lead to its pods"
+            ));
+        }
+    };
+    let service = found.every_service.iter().find(|service| name(service) == canary);
+    let selects = service.is_some_and(|service| {
+        let Isolation::Label { labels } = &release.isolation else {
+            return false;
+        };
+        let own: serde_json::Map<String, Value> = labels
+            .iter()
+            .map(|(key, pair)| (key.clone(), json!(pair.canary)))
+            .collect();
+        service.pointer("/spec/selector") == Some(&Value::Object(own))
+    });
+    (!selects).then(|| {
+        format!(
+            "the route declares the backend {canary}; declare a service of that name as well, with the same ports and the selector {{{}}}",
+            wanted.join(", ")
+        )
+    })
 }
 
 /// The port that smoke tests ask: what the first Service leads to.
@@ -266,6 +305,11 @@ fn refusals(
     let deployment = &found.deployment;
     let own = name(deployment);
     let mut refusals = Vec::new();
+    if plan.mode == Mode::Observe {
+        refusals.push(format!(
+            "the policy says `mode: observe`, which acts on nothing; roll out with your own tool and run `wade observe deployment/{own}` beside it"
+        ));
+    }
     let mut with_new = deployment.clone();
     with_new["spec"]["template"] = template.clone();
     for refusal in template::refusals(&with_new, &found.claims) {
@@ -324,6 +368,9 @@ fn refusals(
     for (part, object) in &found.routes {
         let canary = release.canary_service(&part.service);
         refusals.extend(route::refusals(object, &part.service, &canary, &splits));
+        if part.declared {
+            refusals.extend(undeclared(found, release, &canary));
+        }
         if !part.declared
             && let Some(owner) = managers::gitops_owner(object, &["spec", "rules"])
         {

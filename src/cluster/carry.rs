@@ -13,7 +13,7 @@ use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiServer, Kind};
 use crate::clock::Clock;
-use crate::controller::{Controller, Newer, Notice, Pass, Urgent};
+use crate::controller::{Controller, Notice, Pass, Urgent};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Command;
 use crate::judge::HistoryRecorder;
@@ -150,7 +150,7 @@ impl Cluster {
             .await
             .map_err(unavailable)?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let (newer, urgent) = (Newer::default(), Urgent::default());
+        let urgent = Urgent::default();
         let key = record.key.clone();
         let drive = Drive {
             cluster: Arc::clone(self),
@@ -158,7 +158,6 @@ impl Cluster {
             store: Arc::new(store),
             release,
             notices: notices.clone(),
-            newer: newer.clone(),
             urgent: urgent.clone(),
             wake,
         };
@@ -167,7 +166,6 @@ impl Cluster {
             key,
             notices,
             urgent,
-            newer,
             task,
         };
         *self.carrying.lock().unwrap_or_else(PoisonError::into_inner) = Some(carrying);
@@ -189,7 +187,6 @@ struct Drive {
     store: Arc<ConfigMapStore>,
     release: Release,
     notices: broadcast::Sender<Notice>,
-    newer: Newer,
     urgent: Urgent,
     wake: Arc<Notify>,
 }
@@ -334,7 +331,6 @@ impl Drive {
                 let _ = notices.send(notice);
             }),
         )
-        .with_newer(self.newer.clone())
         .with_urgent(self.urgent.clone())
         .with_judge_writes_every(jiff::SignedDuration::from_secs(4));
         controller.run(&self.wake).await

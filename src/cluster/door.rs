@@ -1,35 +1,31 @@
 //! What the command line asks of a cluster, with the same words as of a daemon.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 
 use super::admit::{Admission, Ask, admit, earlier_template, new_template};
 use super::check::{Check, outlook};
 use super::find::Found;
+use super::follower::Follower;
 use super::probe::{Probe, probe};
 use super::rbac::{self, Lacking};
 use super::{Cluster, problem, told};
-use crate::apiserver::value::{name, text};
+use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
-use crate::controller::Notice;
 use crate::daemon::api::{
-    Acknowledged, CommandRequest, InstanceView, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, ReleaseTarget,
-    RevisionView, RolloutView, Started,
+    Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, ReleaseTarget, RolloutView,
+    Started,
 };
 use crate::daemon::client::{Door, Notices};
 use crate::daemon::releases::answers;
 use crate::daemon::views::summary;
-use crate::engine::desired::split_now;
-use crate::engine::{CommandKind, Phase, apply};
-use crate::plan::{ALL_STABLE, Lane, render};
+use crate::engine::CommandKind;
+use crate::plan::{Lane, render};
 use crate::platforms::kubernetes::reach::Reach;
-use crate::platforms::kubernetes::{HASH, template};
+use crate::platforms::kubernetes::template;
 use crate::spec::OnNewRevision;
 use crate::store::configmap::ConfigMapStore;
 use crate::store::shared::NewRelease;
@@ -282,108 +278,12 @@ impl Cluster {
         };
         tokio::time::timeout(within, look).await.ok().flatten()
     }
-
-    async fn view_of(&self, deployment: &Value, store: &ConfigMapStore) -> Result<RolloutView, Problem> {
-        let own = name(deployment);
-        let sets = self
-            .api
-            .list(Kind::ReplicaSet, &Selection::default())
-            .await
-            .map_err(|error| told(&error))?;
-        let pods = self
-            .api
-            .list(Kind::Pod, &Selection::default())
-            .await
-            .map_err(|error| told(&error))?;
-        let latest = store.latest().await.map_err(unavailable)?;
-        let live = latest.as_ref().filter(|record| record.state.outcome().is_none());
-        let revision = |hash: &str| -> Option<RevisionView> {
-            let set = sets.iter().find(|set| {
-                crate::apiserver::value::label(set, HASH) == Some(hash) && name(set) == format!("{own}-{hash}")
-            })?;
-            Some(revision_view(set, &pods, hash))
-        };
-        let release_of = |record: &ReleaseRecord| -> Option<crate::platforms::kubernetes::Release> {
-            serde_json::from_value(record.canary.workload.clone()).ok()
-        };
-        let (stable, canary) = match live.and_then(release_of) {
-            Some(release) => (revision(&release.stable), revision(&release.canary)),
-            None => {
-                let newest = sets
-                    .iter()
-                    .filter(|set| {
-                        name(set).starts_with(own) && crate::apiserver::value::count(set, "/spec/replicas") > 0
-                    })
-                    .find_map(|set| crate::apiserver::value::label(set, HASH));
-                (newest.and_then(revision), None)
-            }
-        };
-        let state = store.rollout().await.map_err(unavailable)?;
-        Ok(RolloutView {
-            name: own.to_owned(),
-            listen: None,
-            split: live.map_or(ALL_STABLE, |record| match &record.state.phase {
-                Phase::Returning(..) | Phase::Done(_) | Phase::Waiting => ALL_STABLE,
-                _ => split_now(&record.plan, &record.state),
-            }),
-            stable,
-            canary,
-            release: latest.as_ref().map(summary),
-            quarantined: state
-                .map(|state| {
-                    state
-                        .quarantined
-                        .into_iter()
-                        .map(|failed| (failed.revision, failed.reason))
-                        .collect()
-                })
-                .unwrap_or_default(),
-        })
-    }
 }
 
 /// The template that serves, which stands for any new one where only the way is asked for.
 fn present(found: &Found) -> Value {
     let set = found.stable().unwrap_or(&found.deployment);
     template::without_hash(&set["spec"]["template"])
-}
-
-fn revision_view(set: &Value, pods: &[Value], hash: &str) -> RevisionView {
-    let instances: Vec<InstanceView> = pods
-        .iter()
-        .filter(|pod| crate::apiserver::value::label(pod, HASH) == Some(hash))
-        .enumerate()
-        .map(|(slot, pod)| {
-            let ready =
-                crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True");
-            let leaving = crate::apiserver::value::is_leaving(pod);
-            InstanceView {
-                slot: slot as u32,
-                pid: None,
-                port: None,
-                state: match (leaving, ready) {
-                    (true, _) => "stopping",
-                    (false, true) => "ready",
-                    (false, false) => "starting",
-                }
-                .to_owned(),
-                restarts: crate::apiserver::value::list(pod, "/status/containerStatuses")
-                    .iter()
-                    .map(|status| crate::apiserver::value::count(status, "/restartCount"))
-                    .sum(),
-                diagnosis: None,
-            }
-        })
-        .collect();
-    RevisionView {
-        id: hash.to_owned(),
-        version: template::version_of(&set["spec"]["template"], None),
-        ready: instances.iter().filter(|instance| instance.state == "ready").count() as u32,
-        wanted: crate::apiserver::value::count(set, "/spec/replicas"),
-        requests: 0,
-        errors: 0,
-        instances,
-    }
 }
 
 /// The release that is not over.
@@ -615,16 +515,7 @@ impl Door for Arc<Cluster> {
             .release(key)
             .await
             .map_err(|error| problem(ProblemKind::NotFound, error.to_string()))?;
-        let mut follower = Follower {
-            store,
-            key: key.clone(),
-            next: from,
-            backlog: VecDeque::new(),
-            over: false,
-            notices,
-            told: String::new(),
-        };
-        follower.read(&record);
+        let follower = Follower::new(store, &record, from, notices);
         Ok(Box::new(follower))
     }
 
@@ -674,88 +565,5 @@ impl Door for Arc<Cluster> {
         let key = record.key.clone();
         self.carry_on(&store, record, false).await?;
         Ok(Some(key))
-    }
-}
-
-/// Follows a release by the notices of this process, or by reading the record of another's.
-struct Follower {
-    store: ConfigMapStore,
-    key: ReleaseKey,
-    next: u64,
-    backlog: VecDeque<Notice>,
-    over: bool,
-    notices: Option<broadcast::Receiver<Notice>>,
-    told: String,
-}
-
-impl Follower {
-    /// Puts what the record says from `next` on into the backlog.
-    fn read(&mut self, record: &ReleaseRecord) {
-        let mut state = crate::engine::State::new(record.created);
-        for entry in &record.history {
-            // Old entries may have been pruned; then the phase is the record's own.
-            state = apply(&record.plan, &state, &entry.event, entry.at).unwrap_or_else(|_| record.state.clone());
-            if entry.number < self.next {
-                continue;
-            }
-            self.next = entry.number + 1;
-            self.backlog.push_back(Notice::Entry {
-                key: self.key.clone(),
-                entry: entry.clone(),
-                phase: state.phase.clone(),
-            });
-        }
-        self.over |= record.state.outcome().is_some();
-    }
-}
-
-#[async_trait]
-impl Notices for Follower {
-    async fn next(&mut self) -> Result<Option<Notice>, Problem> {
-        loop {
-            if let Some(notice) = self.backlog.pop_front() {
-                return Ok(Some(notice));
-            }
-            if self.over {
-                return Ok(None);
-            }
-            match &mut self.notices {
-                Some(notices) => match notices.recv().await {
-                    Ok(Notice::Entry { entry, .. }) if entry.number < self.next => {}
-                    Ok(notice) => {
-                        if let Notice::Entry { entry, phase, .. } = &notice {
-                            self.next = entry.number + 1;
-                            self.over |= matches!(phase, Phase::Done(_));
-                        }
-                        return Ok(Some(notice));
-                    }
-                    Err(RecvError::Lagged(_)) => {
-                        let record = self.store.load(&self.key).await.map_err(unavailable)?;
-                        self.read(&record);
-                    }
-                    // Somebody else carries it now.
-                    Err(RecvError::Closed) => self.notices = None,
-                },
-                None => {
-                    tokio::time::sleep(LOOK).await;
-                    let record = self.store.load(&self.key).await.map_err(unavailable)?;
-                    let before = self.backlog.len();
-                    self.read(&record);
-                    if self.backlog.len() == before
-                        && let Some(verdict) = &record.verdict
-                        && verdict.reason != self.told
-                    {
-                        self.told.clone_from(&verdict.reason);
-                        return Ok(Some(Notice::Look {
-                            key: self.key.clone(),
-                            at: record.history.last().map_or(record.created, |entry| entry.at),
-                            phase: record.state.phase.clone(),
-                            waiting_for: verdict.reason.clone(),
-                            verdict: Some(verdict.clone()),
-                        }));
-                    }
-                }
-            }
-        }
     }
 }

@@ -15,8 +15,11 @@ pub mod carry;
 pub mod check;
 pub mod door;
 pub mod find;
+mod follower;
+pub mod observe;
 pub mod probe;
 pub mod rbac;
+mod views;
 pub mod wait;
 
 use std::collections::BTreeMap;
@@ -77,7 +80,6 @@ struct Carrying {
     key: ReleaseKey,
     notices: broadcast::Sender<Notice>,
     urgent: crate::controller::Urgent,
-    newer: crate::controller::Newer,
     task: JoinHandle<Pass>,
 }
 

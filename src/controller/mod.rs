@@ -535,7 +535,7 @@ enum Recorded {
 }
 
 /// The observation with each metric's increments also under the name of its absolute limit, where it has one.
-fn with_limits<'a>(observation: &'a Observation, plan: &Plan) -> Cow<'a, Observation> {
+pub(crate) fn with_limits<'a>(observation: &'a Observation, plan: &Plan) -> Cow<'a, Observation> {
     let mut seen = Cow::Borrowed(observation);
     for metric in &plan.judge.metrics {
         if let Some(of) = metric.name.strip_suffix(LIMIT)

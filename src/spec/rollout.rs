@@ -126,7 +126,7 @@ pub enum Mode {
 pub enum Workload {
     /// Processes on this machine, kept by `wade serve`.
     Process(ProcessWorkload),
-    /// A Kubernetes Deployment, by name (in a later release of Wade).
+    /// A Kubernetes Deployment, by name, in the namespace of the rollout or of the command line.
     Deployment(String),
 }
 

@@ -124,12 +124,6 @@ pub fn notes(rollout: &Rollout) -> Vec<Note> {
             });
         }
     }
-    if let Workload::Deployment(name) = &spec.workload {
-        notes.push(Note {
-            path: Path::of("spec.workload.deployment"),
-            text: format!("releasing Deployment {name} needs a later version of Wade; this one only checks the file"),
-        });
-    }
     notes
 }
 

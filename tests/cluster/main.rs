@@ -11,5 +11,8 @@
 #[allow(dead_code, reason = "a toolbox: not every tool is in use while the suite grows")]
 mod support;
 
+mod bad;
 mod baseline;
+mod broken;
 mod harness;
+mod healthy;

@@ -10,6 +10,7 @@ pub(crate) mod recorder;
 pub(crate) mod space;
 pub(crate) mod step;
 pub(crate) mod targets;
+pub(crate) mod trial;
 
 use std::time::Duration;
 

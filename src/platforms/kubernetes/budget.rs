@@ -46,10 +46,6 @@ impl Quantity {
         Some(Self(if negative { -amount } else { amount }))
     }
 
-    fn times(self, count: u32) -> Self {
-        Self(self.0.saturating_mul(i128::from(count)))
-    }
-
     fn plus(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }

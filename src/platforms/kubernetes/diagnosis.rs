@@ -168,7 +168,8 @@ fn refused_pods(set: &Value, events: &[&Value]) -> Option<Finding> {
     let missing = count(set, "/status/replicas") < count(set, "/spec/replicas");
     let event = || {
         let failed = |event: &&&Value| text(event, "/reason") == "FailedCreate" && is_about(event, set);
-        let message = events.iter().rev().find(failed).map(|event| text(event, "/message"));
+        let last = events.iter().filter(failed).max_by_key(|event| when(event));
+        let message = last.map(|event| text(event, "/message"));
         message.filter(|_| missing)
     };
     let message = failure.map(|one| text(one, "/message")).or_else(event)?;

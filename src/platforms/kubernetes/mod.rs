@@ -30,6 +30,9 @@ mod steps;
 pub mod template;
 pub mod workload;
 
+#[cfg(test)]
+mod tests;
+
 pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, Scaler, ScalerKind};
 
 /// On the Deployment while a release runs: a [`release::Held`] as JSON. Removing it by hand tells Wade to let go.
@@ -38,6 +41,8 @@ pub const RELEASE: &str = "wade.dev/release";
 pub const EPOCH: &str = "wade.dev/epoch";
 /// On a Deployment that Wade has left paused because its template is somebody else's to put back: why.
 pub const LEFT_PAUSED: &str = "wade.dev/left-paused";
+/// As which field manager a manifest that was handed in is applied: it is the user's word, and stays.
+pub const APPLIER: &str = "wade-deploy";
 /// Label of what Wade creates: which part of it, `record` or `release`.
 pub const PART: &str = "wade.dev/part";
 /// Label of everything Wade creates: the rollout's name.

@@ -48,6 +48,9 @@ pub struct Release {
     /// Who owns the template by server-side apply, if it is not ours to put back (Argo CD, Flux, Helm).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_owner: Option<String>,
+    /// The manifest that was handed in, applied whole once its template serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Value>,
     /// The Deployment was already held with this template when the release began (`--held`).
     #[serde(default)]
     pub held_before: bool,

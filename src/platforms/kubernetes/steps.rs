@@ -92,8 +92,10 @@ impl KubernetesPlatform {
             Some(set) => {
                 let set = name(set).to_owned();
                 if release.takes_over {
-                    self.ensure(Kind::ReplicaSet, &set, |object| workload::taken_over(object, &anchor))
-                        .await?;
+                    self.ensure(Kind::ReplicaSet, &set, |object| {
+                        workload::taken_over(object, &release, &anchor)
+                    })
+                    .await?;
                 }
                 self.ensure(Kind::ReplicaSet, &set, |object| workload::scaled(object, size))
                     .await?;
@@ -166,8 +168,8 @@ impl KubernetesPlatform {
         let lane = Lane::new(&self.release, part);
         let epoch = self.epoch;
         self.ensure(part.kind.kind(), &part.name, |object| {
-            lane.is_absent(object)
-                .then(|| workload::rules(object, &lane.warmed(object), Some(epoch)))?
+            // Also where somebody has taken it out of one rule; weights are not touched here.
+            workload::rules(object, &lane.warmed(object), Some(epoch))
         })
         .await?;
         Ok(())
@@ -330,12 +332,33 @@ impl KubernetesPlatform {
         }
         self.pin(None).await?;
         self.restore_scaler().await?;
+        self.apply_manifest(look).await?;
         self.ensure(Kind::Deployment, &release.deployment, |object| {
             workload::release_hold(object, &release, None)
         })
         .await?;
         self.remove_made(look).await?;
         self.disown().await
+    }
+
+    /// The rest of a manifest that was handed in (replicas, labels, …) follows once its template serves.
+    async fn apply_manifest(&self, look: &Look<'_>) -> Result<(), PlatformError> {
+        let held = look
+            .deployment
+            .as_ref()
+            .is_some_and(|deployment| workload::held(deployment).is_some());
+        let Some(manifest) = self.release.manifest.as_ref().filter(|_| held) else {
+            return Ok(());
+        };
+        let patch = Patch::Apply {
+            object: manifest.clone(),
+            manager: super::APPLIER.to_owned(),
+            force: true,
+        };
+        let applied = self.api.patch(Kind::Deployment, &self.release.deployment, &patch).await;
+        self.view
+            .put(Kind::Deployment, applied.map_err(super::adapter::refusal)?);
+        Ok(())
     }
 
     /// The canary is removed: its backend first, then its pods.
@@ -354,7 +377,7 @@ impl KubernetesPlatform {
             match (&look.deployment, release.takes_over) {
                 (Some(deployment), true) => {
                     self.ensure(Kind::ReplicaSet, name(set), |object| {
-                        workload::given_back(object, deployment)
+                        workload::given_back(object, &release, deployment)
                     })
                     .await?;
                 }

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::release::{Held, Isolation, Release};
+use super::release::{Held, Isolation, LabelPair, Release};
 use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT};
 use crate::apiserver::value::{annotation, controller, count, flag, label, list, name, resource_version, text, uid};
 use crate::apiserver::{Kind, Patch};
@@ -295,14 +295,32 @@ pub fn scaled(set: &Value, size: u32) -> Option<Patch> {
         .then(|| Patch::Merge(json!({ "spec": { "replicas": size } })))
 }
 
-/// Takes a ReplicaSet over that the Deployment owns already, with an equal template: the anchor owns it now.
-pub fn taken_over(set: &Value, anchor: &Value) -> Option<Patch> {
+/// Takes a ReplicaSet over that the Deployment owns already, with an equal template: the anchor owns it now. Where its
+/// selector lets it (one of Wade's own), its pods are born isolated by label.
+pub fn taken_over(set: &Value, release: &Release, anchor: &Value) -> Option<Patch> {
     let ours = controller(set).is_some_and(|(_, _, owner)| owner == uid(anchor));
     (!ours).then(|| {
         Patch::Merge(json!({
             "metadata": { "resourceVersion": resource_version(set), "ownerReferences": [owned_by(anchor)] },
+            "spec": { "template": { "metadata": { "labels": isolating(release, false) } } },
         }))
     })
+}
+
+/// The labels by which the canary is isolated, with its own values or with those it serves with.
+fn isolating(release: &Release, serving: bool) -> Value {
+    let mut labels = serde_json::Map::new();
+    if let Isolation::Label { labels: pairs } = &release.isolation {
+        let value = |pair: &LabelPair| {
+            if serving {
+                pair.stable.clone()
+            } else {
+                pair.canary.clone()
+            }
+        };
+        labels.extend(pairs.iter().map(|(key, pair)| (key.clone(), json!(value(pair)))));
+    }
+    Value::Object(labels)
 }
 
 /// Gives a pod the labels it serves with, or takes them away again.
@@ -310,7 +328,7 @@ pub fn relabelled(pod: &Value, release: &Release, serving: bool) -> Option<Patch
     let Isolation::Label { labels } = &release.isolation else {
         return None;
     };
-    let wanted = |pair: &super::release::LabelPair| {
+    let wanted = |pair: &LabelPair| {
         if serving {
             pair.stable.clone()
         } else {
@@ -345,17 +363,13 @@ pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patc
         return None;
     }
     let full = replicas(deployment);
-    let mut labels = serde_json::Map::new();
-    if let Isolation::Label { labels: pairs } = &release.isolation {
-        labels.extend(pairs.iter().map(|(key, pair)| (key.clone(), json!(pair.stable))));
-    }
     Some(Patch::Merge(json!({
         "metadata": {
             "resourceVersion": resource_version(set),
             "ownerReferences": null,
             "annotations": { DESIRED_REPLICAS: full.to_string(), MAX_REPLICAS: (2 * full).to_string() },
         },
-        "spec": { "replicas": full, "template": { "metadata": { "labels": labels } } },
+        "spec": { "replicas": full, "template": { "metadata": { "labels": isolating(release, true) } } },
     })))
 }
 
@@ -493,7 +507,7 @@ pub fn rules(route: &Value, wanted: &Value, epoch: Option<u64>) -> Option<Patch>
 }
 
 /// A ReplicaSet that was taken over goes back to the Deployment, empty.
-pub fn given_back(set: &Value, deployment: &Value) -> Option<Patch> {
+pub fn given_back(set: &Value, release: &Release, deployment: &Value) -> Option<Patch> {
     let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
     if owned && count(set, "/spec/replicas") == 0 {
         return None;
@@ -502,6 +516,6 @@ pub fn given_back(set: &Value, deployment: &Value) -> Option<Patch> {
     owner["blockOwnerDeletion"] = json!(true);
     Some(Patch::Merge(json!({
         "metadata": { "resourceVersion": resource_version(set), "ownerReferences": [owner] },
-        "spec": { "replicas": 0 },
+        "spec": { "replicas": 0, "template": { "metadata": { "labels": isolating(release, true) } } },
     })))
 }

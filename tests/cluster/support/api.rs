@@ -100,6 +100,13 @@ impl Api {
             .await
     }
 
+    /// Server-side apply; the path names the manager.
+    pub(crate) async fn apply(&self, path: &str, object: &Value) -> Result<Value, Refused> {
+        // JSON is YAML.
+        self.value(Method::PATCH, path, Some(("application/apply-patch+yaml", object)))
+            .await
+    }
+
     /// Deletes an object; its dependents follow in the background.
     pub(crate) async fn delete(&self, path: &str) -> Result<(), Refused> {
         self.send(Method::DELETE, path, None).await.map(|_| ())
@@ -116,7 +123,9 @@ pub(crate) enum Kind {
     HttpRoute,
     Lease,
     Pod,
+    PodDisruptionBudget,
     ReplicaSet,
+    ResourceQuota,
     Service,
 }
 
@@ -131,7 +140,9 @@ impl Kind {
             Self::HttpRoute => ("apis/gateway.networking.k8s.io/v1", "httproutes"),
             Self::Lease => ("apis/coordination.k8s.io/v1", "leases"),
             Self::Pod => ("api/v1", "pods"),
+            Self::PodDisruptionBudget => ("apis/policy/v1", "poddisruptionbudgets"),
             Self::ReplicaSet => ("apis/apps/v1", "replicasets"),
+            Self::ResourceQuota => ("api/v1", "resourcequotas"),
             Self::Service => ("api/v1", "services"),
         };
         format!("/{group}/namespaces/{namespace}/{resource}")

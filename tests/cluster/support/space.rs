@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{RwLockReadGuard, RwLockWriteGuard};
 
-use super::api::{Api, Kind};
+use super::api::{Api, Kind, Refused};
 use super::client::{Client, Connections, Load};
 use super::node::Node;
 use super::recorder::{Recorder, text};
@@ -30,8 +30,12 @@ pub(crate) struct Sample {
     pub(crate) tag: &'static str,
     /// Further environment variables.
     pub(crate) env: Vec<(&'static str, &'static str)>,
+    /// Merged over its container.
+    pub(crate) container: Value,
     /// Whether there is an HTTPRoute to the Service.
     pub(crate) route: bool,
+    /// Applied server-side, by a manager of this name, in place of created: as Helm and GitOps tools do.
+    pub(crate) applied_by: Option<&'static str>,
     /// Merged over the Deployment that all this makes.
     pub(crate) over: Value,
 }
@@ -42,7 +46,9 @@ impl Default for Sample {
             replicas: 4,
             tag: "1.0",
             env: Vec::new(),
+            container: json!({}),
             route: true,
+            applied_by: None,
             over: json!({}),
         }
     }
@@ -108,6 +114,13 @@ impl Space {
         self.api.get(&self.path(kind, name)).await.ok()
     }
 
+    /// All objects of a kind in this namespace.
+    pub(crate) async fn list(&self, kind: Kind) -> Vec<Value> {
+        let list = self.api.get(&kind.collection(&self.name)).await;
+        let list = list.unwrap_or_else(|refused| panic!("cannot list {kind:?}: {}", refused.message));
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
     /// Where the API server keeps an object of this namespace.
     pub(crate) fn path(&self, kind: Kind, name: &str) -> String {
         format!("{}/{name}", kind.collection(&self.name))
@@ -121,12 +134,14 @@ impl Space {
 
     /// Creates the sample application and waits until all of it serves, by both ways.
     pub(crate) async fn deploy(&self, sample: &Sample) {
-        let mut deployment = self.deployment(sample);
-        merge(&mut deployment, &sample.over);
-        self.create_object(Kind::Deployment, &deployment).await;
-        self.create_object(Kind::Service, &service()).await;
-        if sample.route {
-            self.create_object(Kind::HttpRoute, &self.route()).await;
+        for (kind, object) in self.objects(sample) {
+            match sample.applied_by {
+                Some(manager) => self
+                    .apply(kind, &object, manager)
+                    .await
+                    .expect("nobody else writes here"),
+                None => self.create_object(kind, &object).await,
+            };
         }
         self.rolled_out().await;
         self.answers(async || self.through_service(APP, 1, Connections::New).await)
@@ -134,6 +149,30 @@ impl Space {
         if sample.route {
             self.answers(async || self.through_edge(1, Connections::New)).await;
         }
+    }
+
+    /// The sample application's objects.
+    pub(crate) fn objects(&self, sample: &Sample) -> Vec<(Kind, Value)> {
+        let mut deployment = self.deployment(sample);
+        merge(
+            &mut deployment["spec"]["template"]["spec"]["containers"][0],
+            &sample.container,
+        );
+        merge(&mut deployment, &sample.over);
+        let mut objects = vec![(Kind::Deployment, deployment), (Kind::Service, service())];
+        if sample.route {
+            objects.push((Kind::HttpRoute, self.route()));
+        }
+        objects
+    }
+
+    /// Server-side apply without force.
+    pub(crate) async fn apply(&self, kind: Kind, object: &Value, manager: &str) -> Result<Value, Refused> {
+        let path = format!(
+            "{}?fieldManager={manager}",
+            self.path(kind, text(object, "/metadata/name"))
+        );
+        self.api.apply(&path, object).await
     }
 
     fn deployment(&self, sample: &Sample) -> Value {

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::text::clip;
-use super::{Finding, Problem, Seen};
+use super::{Finding, Problem, Seen, when};
 use crate::apiserver::value::{list, number, text};
 
 /// So many failed tries, and a registry that cannot be reached is not waited for any longer (about 30 s).
@@ -77,11 +77,8 @@ pub(super) fn pulling(seen: &Seen<'_>, status: &Value, reason: &str, message: &s
 
 fn refused(seen: &Seen<'_>, object: String, image: &str, reason: &str, message: &str) -> Finding {
     // While it backs off, an older kubelet says only that; the event still has the registry's words.
-    let event = seen
-        .events
-        .iter()
-        .rev()
-        .find(|event| text(event, "/message").starts_with("Failed to pull image"));
+    let failed = |event: &&&Value| text(event, "/message").starts_with("Failed to pull image");
+    let event = seen.events.iter().filter(failed).max_by_key(|event| when(event));
     let told = event.map_or("", |event| text(event, "/message"));
     let detail = if message.contains(": ") { message } else { told };
     let has = |words: &[&str]| words.iter().any(|word| detail.contains(word));
