@@ -32,6 +32,7 @@
 //! * [`smoke`]: the questions a new revision answers before it meets a user.
 //! * [`store`]: the record, written before anything is done; SQLite.
 //! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.
+//! * [`notify`]: telling Slack and webhooks what a release does, without ever holding it up.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
@@ -52,6 +53,7 @@ pub mod daemon;
 pub mod demo;
 pub mod engine;
 pub mod judge;
+pub mod notify;
 pub mod plan;
 pub mod platforms;
 pub mod signals;

@@ -152,7 +152,7 @@ pub(super) async fn back(
         ..FollowArgs::default()
     };
     let end = follow(client, &answer.release, from, args, Codes::Hidden, &mut screen).await?;
-    client.finished().await;
+    client.finished().await.iter().for_each(|late| super::warn(late));
     Ok(match end.exit(false) {
         // Asked for and done; whichever reason came first, users are on stable.
         Exit::Aborted | Exit::RolledBack | Exit::Rejected | Exit::Superseded | Exit::NoVerdict => Exit::Done,
@@ -199,7 +199,7 @@ pub(super) async fn command(
             &mut own,
         )
         .await?;
-        client.finished().await;
+        client.finished().await.iter().for_each(|late| super::warn(late));
     }
     Ok(exit)
 }

@@ -7,16 +7,17 @@ use super::connect::{Connection, answered, deployment};
 use super::exit::{Exit, Failure};
 use super::files::text;
 use super::follow::{Codes, FollowArgs, follow};
-use super::pipeline::{deploy_window, environment, pipeline};
+use super::pipeline::{deploy_window, environment, pipeline, time_left};
 use super::render::status::head;
 use super::screen::{OutputArg, Screen};
+use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::Options;
 use crate::cluster::admit::Ask;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::platforms::kubernetes::template::For;
 use crate::spec::vars::VERSION;
-use crate::spec::{Span, Workload, read_rollout};
+use crate::spec::{AddressFrom, NotifySpec, Span, UrlFrom, Workload, read_rollout};
 
 /// Release a new version and follow it to its end
 #[derive(Debug, clap::Args)]
@@ -100,7 +101,12 @@ pub(super) struct RevisionArgs {
     /// Accept that the manifest lowers the number of replicas by half or more
     #[arg(long)]
     allow_fewer: bool,
-    /// How long this job goes on; a plan that may take longer is refused before anything is touched
+    /// Tell slack or a webhook, whose address is in a FILE, in env:NAME or in the key `url` of secret:NAME; may be
+    /// repeated
+    #[arg(long, value_name = "slack|webhook=WHERE", value_parser = notify)]
+    notify: Vec<NotifySpec>,
+    /// How long this job goes on (GitLab CI says it itself); a plan that may take longer is refused before anything is
+    /// touched
     #[arg(long, value_name = "TIME")]
     time_left: Option<Span>,
 }
@@ -166,7 +172,11 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         rollout,
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
-        time_left: revision.time_left.map(Span::signed),
+        notify: revision.notify.clone(),
+        time_left: revision
+            .time_left
+            .map(Span::signed)
+            .or_else(|| time_left(environment, SystemClock.now())),
     })
 }
 
@@ -198,6 +208,11 @@ fn target(args: &Args) -> Result<Option<String>, Failure> {
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if let Some(own) = target(&args)? {
         return in_cluster(args, &own).await;
+    }
+    if !args.revision.notify.is_empty() {
+        return Err(Failure::usage(
+            "--notify is for a Deployment; with a daemon the rollout's file says it: `spec.notify`",
+        ));
     }
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
@@ -310,7 +325,9 @@ pub(super) async fn begin(
         &mut screen,
     )
     .await?;
-    client.finished().await;
+    for late in client.finished().await {
+        super::warn(&late);
+    }
     if screen.is_json() {
         // The last line is the release as `wade history` lists it.
         let releases = answered(client.releases(name)).await?;
@@ -361,6 +378,30 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Where an address is kept. What is here must be there now: a typo should not show when a release has failed.
+fn notify(text: &str) -> Result<NotifySpec, String> {
+    const FORM: &str = "write slack=FILE, slack=env:NAME or slack=secret:NAME, or the same with webhook";
+    let (kind, place) = text.split_once('=').ok_or(FORM)?;
+    if place.contains("://") || place.is_empty() {
+        return Err(format!(
+            "the address is a secret and must not be on a command line; {FORM}"
+        ));
+    }
+    let from = match place.split_once(':') {
+        Some(("env", name)) if environment(name).is_none() => return Err(format!("the variable {name} is not set")),
+        Some(("env", name)) => AddressFrom::UrlFrom(UrlFrom::Env(name.to_owned())),
+        Some(("secret", name)) => AddressFrom::SecretRef(name.to_owned()),
+        _ => AddressFrom::UrlFrom(UrlFrom::File(
+            absolute(Path::new(place)).map_err(|failure| failure.problem.message)?,
+        )),
+    };
+    match kind {
+        "slack" => Ok(NotifySpec::Slack(from)),
+        "webhook" => Ok(NotifySpec::Webhook(from)),
+        _ => Err(FORM.to_owned()),
+    }
+}
+
 fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::fs::canonicalize(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     path.into_os_string()
@@ -386,5 +427,24 @@ mod tests {
         assert_eq!(message, "version is set to `1.4.2` and to `1.4.3`; set it once");
         assert_eq!(pair("a=b=c"), Ok(owned(("a", "b=c"))));
         assert!(pair("=x").is_err() && pair("x").is_err());
+    }
+
+    #[test]
+    fn an_address_is_referred_to_and_never_said() {
+        let secret = AddressFrom::SecretRef("shop-slack".to_owned());
+        assert_eq!(notify("slack=secret:shop-slack"), Ok(NotifySpec::Slack(secret)));
+        let path = AddressFrom::UrlFrom(UrlFrom::Env("PATH".to_owned()));
+        assert_eq!(notify("webhook=env:PATH"), Ok(NotifySpec::Webhook(path)));
+        for wrong in [
+            "slack",
+            "mail=env:PATH",
+            "slack=",
+            "slack=env:NO_SUCH_NAME",
+            "webhook=/no/such/file",
+        ] {
+            assert!(notify(wrong).is_err(), "{wrong}");
+        }
+        let said = notify("webhook=https://hooks.example/T0/secret").expect_err("it is a secret");
+        assert!(!said.contains("hooks.example"), "{said}");
     }
 }

@@ -15,12 +15,21 @@ const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Watch and steer",
         &[
-            "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle", "observe",
+            "status", "history", "why", "approve", "promote", "pause", "resume", "abort", "settle", "wait", "observe",
         ],
     ),
     (
         "Prepare (needs nothing running)",
-        &["demo", "validate", "plan", "simulate", "strategies", "schema", "rbac"],
+        &[
+            "demo",
+            "validate",
+            "plan",
+            "simulate",
+            "strategies",
+            "schema",
+            "rbac",
+            "hold",
+        ],
     ),
     ("Run and integrate", &["serve", "judge", "completions", "man"]),
 ];

@@ -23,6 +23,7 @@ mod completions;
 mod demo;
 mod deploy;
 mod history;
+mod hold;
 mod judge;
 mod man;
 mod manifest;
@@ -38,6 +39,7 @@ mod simulate;
 mod status;
 mod strategies;
 mod validate;
+mod wait;
 mod why;
 
 use std::ffi::OsString;
@@ -73,6 +75,7 @@ enum Verb {
     History(history::Args),
     Why(why::Args),
     Settle(settle::Args),
+    Wait(wait::Args),
     Observe(observe::Args),
     Validate(validate::Args),
     Plan(plan::Args),
@@ -80,6 +83,7 @@ enum Verb {
     Strategies(strategies::Args),
     Schema(schema::Args),
     Rbac(rbac::Args),
+    Hold(hold::Args),
     Demo(demo::Args),
     Serve(serve::Args),
     Judge(judge::Args),
@@ -91,12 +95,20 @@ enum Verb {
 
 /// The whole command line: reads this process's arguments, does what they say, and returns its exit code. For `main`.
 pub fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().collect();
+    let mut words: Vec<OsString> = std::env::args_os().collect();
     // Before anything else: this process is about to become a service, and must not have started a thread by then.
     if words.get(1).is_some_and(|verb| verb == "__exec") {
         let error = crate::platforms::local::process::exec_with_limits(words.into_iter().skip(2));
         eprintln!("wade: {error}");
         return ExitCode::from(126);
+    }
+    // Helm 3 takes a post-renderer as one program: a link of this name is `wade hold`.
+    let called = words
+        .first()
+        .map(std::path::Path::new)
+        .and_then(std::path::Path::file_name);
+    if called.is_some_and(|name| name == "wade-hold") {
+        words.insert(1, "hold".into());
     }
     let matches = match help::command().try_get_matches_from(words) {
         Ok(matches) => matches,
@@ -130,6 +142,7 @@ impl Verb {
             Self::History(args) => remote(args.output.output, history::run(args)),
             Self::Why(args) => remote(args.output.output, why::run(args)),
             Self::Settle(args) => remote(args.output.output, settle::run(args)),
+            Self::Wait(args) => remote(args.output.output, wait::run(args)),
             Self::Observe(args) => remote(args.output.output, observe::run(args)),
             Self::Validate(args) => end(args.output.output, validate::run(&args)),
             Self::Plan(args) => end(args.output.output, plan::run(&args)),
@@ -137,6 +150,7 @@ impl Verb {
             Self::Strategies(args) => end(args.output.output, strategies::run(&args)),
             Self::Schema(args) => end(Format::Text, schema::run(&args)),
             Self::Rbac(args) => end(Format::Text, rbac::run(&args)),
+            Self::Hold(args) => end(Format::Text, hold::run(&args)),
             Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
             Self::Judge(args) => end(Format::Text, judge::run(&args)),
@@ -183,6 +197,11 @@ fn end(format: Format, result: Result<Exit, Failure>) -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// A sentence on standard error about what did not spoil anything.
+fn warn(message: &str) {
+    anstream::eprintln!("note: {}", render::numbers::clean(message));
 }
 
 /// A sentence on standard error.

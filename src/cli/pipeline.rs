@@ -1,4 +1,6 @@
-//! What the pipeline says about itself: commit, author and page, and whether its deploy window is open.
+//! What the pipeline says about itself: commit, author and page, whether its deploy window is open, and how long it lasts.
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::exit::Failure;
 use crate::store::Pipeline;
@@ -49,6 +51,20 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
     } else {
         Pipeline::default()
     }
+}
+
+/// How long this job goes on, where the CI says it: GitLab does (`CI_JOB_TIMEOUT` in seconds, `CI_JOB_STARTED_AT`).
+/// GitHub Actions, Jenkins, Drone and CircleCI have no such variable; there `--time-left` says it.
+pub fn time_left(variable: impl Fn(&str) -> Option<String>, now: Timestamp) -> Option<SignedDuration> {
+    variable("GITLAB_CI")?;
+    let limit: i64 = variable("CI_JOB_TIMEOUT")?.trim().parse().ok()?;
+    let limit = SignedDuration::from_secs(limit.max(0));
+    let started = variable("CI_JOB_STARTED_AT").and_then(|at| at.trim().parse::<Timestamp>().ok());
+    // A clock that runs ahead of GitLab's must not make the job longer than it is.
+    let spent = started.map_or(SignedDuration::ZERO, |at| {
+        now.duration_since(at).max(SignedDuration::ZERO)
+    });
+    Some(limit - spent)
 }
 
 /// What `DEPLOY_WINDOW` says; `None` if it is not set.
@@ -148,6 +164,33 @@ mod tests {
             of(&[("GITLAB_CI", "true"), ("CI_COMMIT_SHA", " ")]),
             Pipeline::default()
         );
+    }
+
+    #[test]
+    fn the_time_left_is_the_limit_less_what_is_spent() {
+        let now: Timestamp = "2026-03-01T12:10:00Z".parse().expect("a time");
+        let left = |variables: &[(&str, &str)]| {
+            let of = |name: &str| {
+                variables
+                    .iter()
+                    .find(|(own, _)| *own == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            time_left(of, now).map(|left| left.as_secs())
+        };
+        let gitlab = [
+            ("GITLAB_CI", "true"),
+            ("CI_JOB_TIMEOUT", "3600"),
+            ("CI_JOB_STARTED_AT", "2026-03-01T12:00:00Z"),
+        ];
+        assert_eq!(left(&gitlab), Some(3000));
+        assert_eq!(left(&gitlab[..2]), Some(3600), "the limit is all that is known");
+        assert_eq!(left(&gitlab[1..]), None, "not GitLab's");
+        let early = [gitlab[0], gitlab[1], ("CI_JOB_STARTED_AT", "2026-03-01T12:20:00Z")];
+        assert_eq!(left(&early), Some(3600));
+        let late = [gitlab[0], ("CI_JOB_TIMEOUT", "60"), gitlab[2]];
+        assert_eq!(left(&late), Some(-540), "it should be over already");
+        assert_eq!(left(&[gitlab[0], ("CI_JOB_TIMEOUT", "1h")]), None);
     }
 
     #[test]

@@ -107,6 +107,15 @@ impl Screen {
         self.write(&format!("{text}{end}"));
     }
 
+    /// Text byte for byte, for programs that go on with it: colours are not taken out, and half of it is a fault.
+    ///
+    /// # Errors
+    /// Not all of it could be written.
+    pub fn exact(&self, text: &str) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush())
+    }
+
     /// One object on one line.
     pub fn json(&self, value: &impl Serialize) {
         let line = serde_json::to_string(value).expect("what Wade shows are plain values");

@@ -120,7 +120,7 @@ async fn settle_here(client: &Client, name: Option<&str>, screen: &Screen) -> Re
                 super::screen::Format::Text
             });
             follow(client, &key, 1, FollowArgs::default(), Codes::Hidden, &mut own).await?;
-            client.finished().await;
+            client.finished().await.iter().for_each(|late| super::warn(late));
         }
     }
     Ok(())

@@ -159,7 +159,7 @@ pub fn admit(
         isolation: choice.isolation,
         services: found.services.iter().map(|service| name(service).to_owned()).collect(),
         routes: found.routes.iter().map(|(part, _)| part.clone()).collect(),
-        before: before(deployment, ask.manifest.as_ref()),
+        before: before(deployment, ask),
         scaler: found.scaler.as_ref().map(|(scaler, _)| scaler.clone()),
         budgets: found.budgets.iter().map(|budget| name(budget).to_owned()).collect(),
         metrics: probe.metrics.clone(),
@@ -215,7 +215,7 @@ pub fn admit(
     })
 }
 
-fn before(deployment: &Value, manifest: Option<&Value>) -> Before {
+fn before(deployment: &Value, ask: &Ask) -> Before {
     let of = |path: &str| deployment.pointer(path).cloned().unwrap_or(Value::Null);
     if let Some(held) = workload::held(deployment) {
         return held.before;
@@ -223,12 +223,14 @@ fn before(deployment: &Value, manifest: Option<&Value>) -> Before {
     let left = annotation(deployment, crate::platforms::kubernetes::LEFT_PAUSED).is_some();
     // What a manifest says is what is to be there afterwards.
     let of = |path: &str| {
+        let manifest = ask.manifest.as_ref();
         manifest
             .and_then(|manifest| manifest.pointer(path).cloned())
             .unwrap_or_else(|| of(path))
     };
     Before {
-        paused: flag(deployment, "/spec/paused") && !left,
+        // Who says --held has paused it for this release, and wants it to go on afterwards.
+        paused: flag(deployment, "/spec/paused") && !left && !ask.held,
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         history_limit: of("/spec/revisionHistoryLimit"),
     }

@@ -81,3 +81,139 @@ impl Cluster {
         Ok(check)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http::Method;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::apiserver::ApiServer;
+    use crate::apiserver::testing::FakeServer;
+    use crate::clock::SystemClock;
+    use crate::cluster::Options;
+    use crate::cluster::check::Standing;
+
+    const REVIEW: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+
+    fn shop() -> FakeServer {
+        let fake = FakeServer::new();
+        let template = json!({"metadata": {"labels": {"app": "app"}},
+            "spec": {"containers": [{"name": "app", "image": "x/app:1.0", "ports": [{"containerPort": 8080}]}]}});
+        let deployment = fake.put(
+            "/apis/apps/v1/namespaces/shop/deployments/app",
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "app", "namespace": "shop"},
+                "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "app"}}, "template": template}}),
+        );
+        let mut own = template;
+        own["metadata"]["labels"]["pod-template-hash"] = json!("h1");
+        let owner = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "app", "controller": true,
+            "uid": deployment["metadata"]["uid"]});
+        fake.put(
+            "/apis/apps/v1/namespaces/shop/replicasets/app-h1",
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "metadata": {"name": "app-h1", "namespace": "shop", "labels": {"app": "app", "pod-template-hash": "h1"},
+                    "ownerReferences": [owner]},
+                "spec": {"replicas": 2, "template": own}, "status": {"replicas": 2, "availableReplicas": 2}}),
+        );
+        fake.edit("/apis/apps/v1/namespaces/shop/deployments/app", |object| {
+            object["status"] = json!({"observedGeneration": object["metadata"]["generation"],
+                "replicas": 2, "updatedReplicas": 2});
+        });
+        for (name, cluster_ip) in [("app", "10.0.0.1"), ("peers", "None")] {
+            fake.put(
+                &format!("/api/v1/namespaces/shop/services/{name}"),
+                json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+                    "spec": {"clusterIP": cluster_ip, "selector": {"app": "app"}, "ports": [{"port": 80}]}}),
+            );
+        }
+        let rules = json!([{"backendRefs": [{"name": "app", "port": 80}]}]);
+        fake.put(
+            "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/web",
+            json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+                "metadata": {"name": "web", "namespace": "shop", "managedFields": [
+                    {"manager": "argocd-controller", "operation": "Apply", "fieldsV1": {"f:spec": {"f:rules": {}}}}]},
+                "spec": {"rules": rules}}),
+        );
+        allow(&fake, &["*"]);
+        fake
+    }
+
+    fn allow(fake: &FakeServer, verbs: &[&str]) {
+        let rules: Value = json!({"status": {"incomplete": false, "resourceRules": [
+            {"verbs": verbs, "apiGroups": ["*"], "resources": ["*"]}]}});
+        fake.answer(Method::POST, REVIEW, 201, &rules.to_string());
+        let no = r#"{"status": {"allowed": false}}"#;
+        fake.answer(
+            Method::POST,
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            201,
+            no,
+        );
+    }
+
+    fn cluster(fake: &FakeServer) -> Cluster {
+        let api = ApiServer::over(fake.client("shop"), "shop");
+        let options = Options {
+            any: true,
+            ..Options::default()
+        };
+        Cluster::new(api, options, Arc::new(SystemClock)).expect("a client can be made")
+    }
+
+    #[tokio::test]
+    async fn a_check_tells_everything_and_writes_nothing() {
+        let fake = shop();
+        let seen = cluster(&fake)
+            .check("app", &ReleaseRequest::default())
+            .await
+            .expect("a check");
+        assert_eq!(
+            seen.services.iter().map(|service| service.headless).collect::<Vec<_>>(),
+            [false, true]
+        );
+        assert_eq!(seen.not_canaried.len(), 2, "{:?}", seen.not_canaried);
+        assert!(
+            seen.not_canaried[1].contains("peers (headless"),
+            "{:?}",
+            seen.not_canaried
+        );
+        let writer = &seen.writers[0];
+        assert!(
+            writer.puts_back && writer.advice.contains("ignoreDifferences"),
+            "{writer:?}"
+        );
+        assert_eq!(
+            seen.standing(),
+            Standing::Refused,
+            "Argo CD would take the canary's backend away"
+        );
+        assert_eq!(seen.canary, None);
+        let written: Vec<_> = fake
+            .writes()
+            .into_iter()
+            .filter(|asked| !asked.path.contains("authorization"))
+            .collect();
+        assert_eq!(written, []);
+    }
+
+    #[tokio::test]
+    async fn missing_permissions_are_named_before_anything_is_looked_at() {
+        let fake = shop();
+        allow(&fake, &["get", "list", "watch"]);
+        let refused = cluster(&fake)
+            .check("app", &ReleaseRequest::default())
+            .await
+            .expect_err("no rights");
+        assert_eq!(refused.kind, ProblemKind::Forbidden);
+        for right in [
+            "patch deployments.apps",
+            "create, patch, delete replicasets.apps",
+            "create, update leases",
+        ] {
+            assert!(refused.message.contains(right), "{}", refused.message);
+        }
+    }
+}

@@ -6,15 +6,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
+use tokio::task::JoinHandle;
 
 use super::door::unavailable;
 use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
+use crate::apiserver::{ApiServer, Kind};
 use crate::clock::Clock;
 use crate::controller::{Controller, Notice, Pass, Urgent};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Command;
 use crate::judge::HistoryRecorder;
+use crate::notify::{self, Message, Patience, Secrets, Told};
 use crate::platforms::kubernetes::Release;
 use crate::platforms::kubernetes::adapter::{KubernetesPlatform, watched};
 use crate::platforms::kubernetes::reach::Reach;
@@ -191,6 +194,7 @@ struct Drive {
 impl Drive {
     async fn run(self, record: ReleaseRecord) -> Pass {
         let key = record.key.clone();
+        let telling = self.tell(&record);
         let lost = self.lease.lost();
         let end = tokio::select! {
             end = self.go(record) => end,
@@ -207,7 +211,52 @@ impl Drive {
             ),
             Pass::Again(_) => {}
         }
+        if let Some(telling) = telling {
+            if matches!(end, Pass::Over(_)) {
+                let late = telling.await.unwrap_or_default();
+                self.cluster
+                    .late
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend(late);
+            } else {
+                telling.abort();
+            }
+        }
         end
+    }
+
+    /// Tells whom the plan names, beside the release.
+    fn tell(&self, record: &ReleaseRecord) -> Option<JoinHandle<Vec<String>>> {
+        if record.plan.notify.is_empty() {
+            return None;
+        }
+        let told = Told {
+            wanted: record.plan.notify.clone(),
+            secrets: Arc::new(InNamespace(self.cluster.api.clone())),
+            client: self.cluster.client.clone(),
+            patience: Patience::default(),
+        };
+        let about = Message::about(record, Some(self.cluster.namespace()));
+        let (key, notices, clock) = (
+            record.key.clone(),
+            self.notices.clone(),
+            Arc::clone(&self.cluster.clock),
+        );
+        let early = move |message: String| {
+            // Nobody listening is no fault.
+            let _ = notices.send(Notice::Trouble {
+                key: key.clone(),
+                at: clock.now(),
+                message,
+            });
+        };
+        Some(tokio::spawn(notify::follow(
+            about,
+            self.notices.subscribe(),
+            told,
+            early,
+        )))
     }
 
     fn say(&self, key: &ReleaseKey, message: String) {
@@ -289,7 +338,7 @@ impl Drive {
 
     /// The labels by which the Deployment's ReplicaSets are watched; everything where that cannot be said simply.
     async fn selector(&self) -> Option<String> {
-        let kind = crate::apiserver::Kind::Deployment;
+        let kind = Kind::Deployment;
         let deployment = self.cluster.api.get(kind, &self.release.deployment).await.ok()??;
         let selector = deployment.pointer("/spec/selector")?;
         if selector.get("matchExpressions").is_some() {
@@ -301,6 +350,24 @@ impl Drive {
             .filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
             .collect();
         Some(words.join(","))
+    }
+}
+
+/// Secrets of the namespace.
+struct InNamespace(ApiServer);
+
+#[async_trait]
+impl Secrets for InNamespace {
+    async fn url(&self, secret: &str) -> Result<String, String> {
+        let object = self
+            .0
+            .get(Kind::Secret, secret)
+            .await
+            .map_err(|error| error.to_string())?;
+        let object = object.ok_or_else(|| format!("there is no Secret {secret}"))?;
+        let data = object.pointer("/data/url").cloned().ok_or("it has no key `url`")?;
+        let bytes: k8s_openapi::ByteString = serde_json::from_value(data).map_err(|_| "its `url` is no base64")?;
+        String::from_utf8(bytes.0).map_err(|_| "its `url` is no text".to_owned())
     }
 }
 

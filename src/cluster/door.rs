@@ -249,7 +249,8 @@ impl Cluster {
                     .map_err(unavailable)?;
             }
             self.carry_on(store, record, false).await?;
-            self.finished().await;
+            // What could not be told of the other release is not this caller's concern.
+            let _ = self.finished().await;
         }
     }
 
@@ -356,7 +357,12 @@ impl Door for Arc<Cluster> {
                 });
             }
         }
-        let worked = self.work_out(name, request, &store).await?;
+        let mut worked = self.work_out(name, request, &store).await?;
+        // A way back is asked for without a file: those who were told of the way on are told of it too.
+        if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
+            let last = store.latest().await.map_err(unavailable)?;
+            worked.admission.plan.notify = last.map(|record| record.plan.notify).unwrap_or_default();
+        }
         let admission = &worked.admission;
         if admission.unchanged {
             return Ok(Started {
@@ -517,7 +523,7 @@ impl Door for Arc<Cluster> {
         format!(" -n {}", self.namespace())
     }
 
-    async fn finished(&self) {
+    async fn finished(&self) -> Vec<String> {
         let task = self
             .carrying
             .lock()
@@ -528,6 +534,7 @@ impl Door for Arc<Cluster> {
             // What it came to is in the record.
             let _ = task.await;
         }
+        std::mem::take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn is_carrying(&self) -> bool {

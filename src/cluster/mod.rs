@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
-//! [`rbac`] (which permissions that takes). It decides nothing about a release: the engine does.
+//! [`rbac`] (which permissions that takes), [`wait`] (what a Deployment waits for). It decides nothing about a release: the engine does.
 
 pub mod admit;
 pub mod before;
@@ -20,6 +20,7 @@ pub mod observe;
 pub mod probe;
 pub mod rbac;
 mod views;
+pub mod wait;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +34,7 @@ use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Actor;
 use crate::plan::Plan;
-use crate::spec::{Resolved, Rollout, StrategyFile, resolve};
+use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
 use admit::Ask;
@@ -54,6 +55,8 @@ pub struct Options {
     pub strategy: Option<String>,
     /// Strategies of the user's own.
     pub strategies: BTreeMap<String, StrategyFile>,
+    /// Who is told, besides those whom the policy names.
+    pub notify: Vec<NotifySpec>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
 }
@@ -68,6 +71,8 @@ pub struct Cluster {
     identity: String,
     leases: Mutex<BTreeMap<String, Arc<Lease>>>,
     carrying: Mutex<Option<Carrying>>,
+    /// What went wrong after a release was over: notifications that could not be sent.
+    late: Mutex<Vec<String>>,
 }
 
 /// The release that this process carries.
@@ -102,6 +107,7 @@ impl Cluster {
             identity,
             leases: Mutex::default(),
             carrying: Mutex::new(None),
+            late: Mutex::default(),
         })
     }
 
@@ -142,6 +148,7 @@ impl Cluster {
                 with: None,
             });
         }
+        rollout.spec.notify.extend(self.options.notify.iter().cloned());
         let resolved = resolve(&rollout, &self.options.strategies)
             .map_err(|faults| problem(ProblemKind::Invalid, faults.to_string()))?;
         Ok((rollout, resolved))

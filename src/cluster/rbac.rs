@@ -17,7 +17,7 @@ use crate::apiserver::value::{flag, list};
 use crate::apiserver::{ApiError, ApiServer, Kind};
 use crate::plan::Plan;
 use crate::platforms::kubernetes::{Release, RouteKind};
-use crate::spec::{SmokeTest, Source};
+use crate::spec::{AddressFrom, NotifySpec, SmokeTest, Source};
 
 /// Where the caller's rights are asked for whole.
 const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
@@ -207,7 +207,7 @@ pub const ALL: [Rule; 18] = [
         sub: "proxy",
         verbs: &["get", "create"],
         why: "metrics and smoke tests from outside of the cluster, through the API server. A strong right: whoever has it \
-              can send any request to any port of any pod in this namespace. Not needed with --in-cluster or Prometheus",
+              can send any request to any port of any pod in this namespace. Not needed where wade itself runs inside of the cluster",
         without: "the pods cannot be asked from outside of the cluster, so there are no metrics of them",
     },
 ];
@@ -261,10 +261,17 @@ impl Lacking {
     pub fn refusal(&self, who: &str, namespace: &str) -> Option<String> {
         (!self.needed.is_empty()).then(|| {
             format!(
-                "{who} lacks permissions in namespace {namespace}: {}; `wade rbac -n {namespace}` prints the Role that gives them",
-                joined(&self.needed)
+                "{who} lacks permissions in namespace {namespace}: {}; `{}` prints the Role that gives them",
+                joined(&self.needed),
+                self.remedy(namespace)
             )
         })
+    }
+
+    /// The command that prints the Role which gives what is missing.
+    pub fn remedy(&self, namespace: &str) -> String {
+        let scrape = self.needed.iter().any(|right| right.resource == "pods/proxy");
+        format!("wade rbac -n {namespace}{}", if scrape { " --scrape" } else { "" })
     }
 
     /// What is worse for want of rights, one sentence each.
@@ -349,7 +356,24 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
         })
         // Only a test that sends something takes this verb.
         .filter(|need| need.right.resource != "pods/proxy" || need.right.verb == "get" || sends(plan))
+        .chain(plan.notify.iter().filter_map(secret))
         .collect()
+}
+
+fn secret(notify: &NotifySpec) -> Option<Need> {
+    let (NotifySpec::Slack(from) | NotifySpec::Webhook(from)) = notify;
+    let AddressFrom::SecretRef(name) = from else {
+        return None;
+    };
+    Some(Need {
+        right: Right {
+            verb: "get".to_owned(),
+            group: String::new(),
+            resource: "secrets".to_owned(),
+            name: Some(name.clone()),
+        },
+        without: Some("those whom spec.notify names by a Secret are not told (see --notify-secret)"),
+    })
 }
 
 fn scrapes(plan: &Plan) -> bool {

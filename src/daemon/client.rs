@@ -47,8 +47,10 @@ pub trait Door: Send + Sync {
         false
     }
 
-    /// Waits until what this process carries has come to its end.
-    async fn finished(&self) {}
+    /// Waits until what this process carries has come to its end: what could not be told to others afterwards.
+    async fn finished(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Finishes or undoes what a dead run left behind, where nobody else does that by itself: the release that is being
     /// settled now.

@@ -34,6 +34,7 @@ use crate::controller::{Controller, Newer, Notice, Pass, Urgent, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
+use crate::notify::{self, Message, NoSecrets, Patience, Told};
 use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
@@ -308,6 +309,7 @@ impl Daemon {
         );
         let history = lock(&managed.history).clone();
         let notices = self.notices.clone();
+        let telling = self.tell(&record);
         managed.newer.clear();
         let mut controller = Controller::new(
             record,
@@ -334,11 +336,34 @@ impl Daemon {
             }
             Pass::Fenced => {
                 tracing::error!(release = %key, "another controller has taken over");
+                telling.inspect(JoinHandle::abort);
                 tokio::time::sleep(STEADY_LOOK).await;
             }
             Pass::Again(_) => {}
         }
         *lock(&managed.history) = controller.into_history();
+    }
+
+    /// Tells whom the rollout names, beside the release.
+    fn tell(&self, record: &ReleaseRecord) -> Option<JoinHandle<()>> {
+        if record.plan.notify.is_empty() {
+            return None;
+        }
+        let told = Told {
+            wanted: record.plan.notify.clone(),
+            secrets: Arc::new(NoSecrets),
+            client: self.client.clone(),
+            patience: Patience::default(),
+        };
+        let release = record.key.to_string();
+        let say = move |sentence: String| tracing::warn!(release, "{sentence}");
+        let following = notify::follow(
+            Message::about(record, None),
+            self.notices.subscribe(),
+            told,
+            say.clone(),
+        );
+        Some(tokio::spawn(async move { following.await.into_iter().for_each(say) }))
     }
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.

@@ -188,6 +188,7 @@ pub fn lower(
         },
         on_new_revision: spec.on_new_revision,
         windows: spec.windows.clone().unwrap_or_default(),
+        notify: spec.notify.clone(),
     };
     // Without a word from the user the limit never cuts a plan short that was accepted as written.
     let roomy = Span::secs(plan.longest().as_secs() * 3 / 2).max(Span::secs(3600));

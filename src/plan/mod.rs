@@ -18,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge;
 use crate::spec::{
-    MetricSpec, Mode, NoDataRule, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch, Weight, Windows,
+    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch,
+    Weight, Windows,
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
@@ -70,6 +71,9 @@ pub struct Plan {
     pub on_new_revision: OnNewRevision,
     /// When a release may begin.
     pub windows: Windows,
+    /// Who is told; addresses are only referred to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<NotifySpec>,
 }
 
 /// What kind of release this is.

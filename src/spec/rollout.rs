@@ -99,6 +99,10 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub history: Option<u32>,
+    /// Who is told when a release begins, waits for a person, goes back, is stuck and ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub notify: Vec<NotifySpec>,
 }
 
 /// Whether Wade acts.
@@ -1073,4 +1077,34 @@ pub enum OnNewRevision {
     Wait,
     /// Back to stable first, then the new one.
     Supersede,
+}
+
+/// Somebody who is told what a release does. The address is a secret, so it is only referred to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum NotifySpec {
+    /// A Slack channel, by its incoming webhook.
+    Slack(AddressFrom),
+    /// Any address that takes JSON by POST.
+    Webhook(AddressFrom),
+}
+
+/// Where the address is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AddressFrom {
+    /// A Secret in the Deployment's namespace, with the address under the key `url`.
+    SecretRef(String),
+    /// Where the step or daemon runs.
+    UrlFrom(UrlFrom),
+}
+
+/// An address that is kept where the step or daemon runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum UrlFrom {
+    /// An environment variable.
+    Env(String),
+    /// A file.
+    File(String),
 }

@@ -13,8 +13,8 @@ mod workload;
 use super::config::Config;
 use super::fault::{Fault, Path};
 use super::rollout::{
-    API_VERSION, Freeze, GateSpec, Limits, Mode, OpenWindow, Rollout, Step, Strategy, StrategyChoice, StrategyFile,
-    Windows,
+    API_VERSION, AddressFrom, Freeze, GateSpec, Limits, Mode, NotifySpec, OpenWindow, Rollout, Step, Strategy,
+    StrategyChoice, StrategyFile, UrlFrom, Windows, Workload,
 };
 use super::values::Span;
 use super::windows::{end_of_window, time_of_day, zone};
@@ -74,6 +74,7 @@ pub fn validate(rollout: &Rollout) -> Vec<Fault> {
         check_windows(windows, &mut faults);
     }
     check_limits(&Path::of("spec.limits"), &spec.limits, &mut faults);
+    check_notify(rollout, &mut faults);
     faults
 }
 
@@ -142,6 +143,39 @@ fn check_label(path: &Path, name: &str, faults: &mut Vec<Fault>) {
     {
         let fault = Fault::new(path.clone(), "this is not a usable name").found(format!("`{name}`"));
         faults.push(fault.help("write at most 63 lower-case letters, digits and `-`, like `check-out2`, with a letter or digit at both ends"));
+    }
+}
+
+fn check_notify(rollout: &Rollout, faults: &mut Vec<Fault>) {
+    let path = Path::of("spec.notify");
+    for (index, notify) in rollout.spec.notify.iter().enumerate() {
+        let (word, from) = match notify {
+            NotifySpec::Slack(from) => ("slack", from),
+            NotifySpec::Webhook(from) => ("webhook", from),
+        };
+        let path = path.index(index).key(word);
+        let in_cluster = matches!(rollout.spec.workload, Workload::Deployment(_));
+        let (path, said) = match from {
+            AddressFrom::SecretRef(name) if !in_cluster => {
+                let fault = Fault::new(path.key("secretRef"), "there are no Secrets on one machine");
+                faults.push(
+                    fault
+                        .found(format!("`{name}`"))
+                        .help("name a file or a variable: `urlFrom: {file: /etc/wade/slack}`"),
+                );
+                continue;
+            }
+            AddressFrom::SecretRef(name) => (path.key("secretRef"), name),
+            AddressFrom::UrlFrom(UrlFrom::Env(name)) => (path.key("urlFrom").key("env"), name),
+            AddressFrom::UrlFrom(UrlFrom::File(name)) => (path.key("urlFrom").key("file"), name),
+        };
+        if said.contains("://") {
+            // The address itself must not stand here, and not in this fault either.
+            let fault = Fault::new(path, "this is an address, and whoever reads it may post there");
+            faults.push(fault.help("keep the address in a Secret, a file or a variable, and name that"));
+        } else if said.trim().is_empty() {
+            faults.push(Fault::new(path, "nothing is named").help("name where the address is kept, like `shop-slack`"));
+        }
     }
 }
 
@@ -313,4 +347,38 @@ fn check_header(path: &Path, name: &str, value: &str, faults: &mut Vec<Fault>) {
 fn sentence(path: Path, text: &str) -> Fault {
     let (problem, help) = text.rsplit_once("; ").unwrap_or((text, ""));
     Fault::new(path, problem).help(help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::read_rollout;
+
+    /// What is said of a rollout that notifies like this.
+    fn said(workload: &str, notify: &str) -> String {
+        let text = format!(
+            "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: x}}\nspec:\n  workload: {workload}\n  notify: [{notify}]\n"
+        );
+        read_rollout(&text, "x.yaml").map_or_else(|faults| faults.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn who_is_told_is_referred_to_and_reachable_from_where_it_runs() {
+        let (deployment, process) = ("{deployment: x}", "{process: {command: [./x]}}");
+        assert_eq!(
+            said(
+                deployment,
+                "{slack: {secretRef: shop-slack}}, {webhook: {urlFrom: {env: X}}}"
+            ),
+            ""
+        );
+        assert_eq!(said(process, "{slack: {urlFrom: {file: /etc/slack}}}"), "");
+        let secret = said(process, "{slack: {secretRef: shop-slack}}");
+        assert!(secret.contains("spec.notify[0].slack.secretRef"), "{secret}");
+        let address = said(deployment, "{webhook: {urlFrom: {env: \"https://hooks.example/T0\"}}}");
+        assert!(
+            address.contains("this is an address") && !address.contains("hooks.example/T0"),
+            "{address}"
+        );
+        assert!(said(deployment, "{webhook: {urlFrom: {file: \"\"}}}").contains("nothing is named"));
+    }
 }
