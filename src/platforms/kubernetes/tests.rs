@@ -429,7 +429,7 @@ fn canary_pods(ground: &Ground) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_set_that_was_taken_over_is_given_back_once_and_not_fought_for() {
-    let mut ground = Ground::new(true).await;
+    let ground = Ground::new(true).await;
     let deployment = ground.deployment();
     let mut earlier = pod_template("app:1.1");
     earlier["metadata"]["labels"][HASH] = json!("h2");
