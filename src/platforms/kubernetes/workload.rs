@@ -370,12 +370,6 @@ pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patc
     if given {
         return None;
     }
-/// Takes a ReplicaSet over that the Deployment owns already, with an equal template: the anchor owns it now. Where its
-/// selector lets it (one of Wade's own), its pods are born isolated by label.
-///
-/// Only an empty one: one with pods has been given to the Deployment by [`finish`], whether it has been adopted yet or
-/// not, and taking it back then is a fight with the Deployment controller (seen: 168 pods started in place of 4).
-pub fn taken_over(set: &Value, release: &Release, anchor: &Value) -> Option<Patch> {
     Some(Patch::Merge(json!({
         "metadata": {
             "resourceVersion": resource_version(set),
