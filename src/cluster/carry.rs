@@ -310,7 +310,8 @@ impl Drive {
             &record.plan.history,
             &cluster.client,
             &cluster.clock,
-        );
+        )
+        .waking(record.plan.look, &self.wake);
         let history = HistoryRecorder::new(record.plan.history.block.as_secs_f64());
         let notices = self.notices.clone();
         let store = Guarded {

@@ -136,6 +136,8 @@ pub struct Controller<P, S> {
     doubtful: bool,
     /// The last phase of which everything was accepted by the platform.
     accepted: Option<Phase>,
+    /// Who else writes the router, as it was said last.
+    conflict: Option<String>,
     newer: Newer,
     urgent: Urgent,
     deploy_window: Option<bool>,
@@ -177,6 +179,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             unrecorded: Vec::new(),
             doubtful: false,
             accepted: None,
+            conflict: None,
             newer: Newer::default(),
             urgent: Urgent::default(),
             deploy_window: record.deploy_window,
@@ -254,7 +257,10 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             self.trouble(&error);
         }
         let world = match self.platform.observe().await {
-            Ok(world) => Some(world),
+            Ok(world) => {
+                self.tell_conflict(&world);
+                Some(world)
+            }
             Err(PlatformError::Fenced { .. }) => return Pass::Fenced,
             Err(error) => {
                 self.trouble(&error);
@@ -516,6 +522,19 @@ impl<P: Platform, S: Signals> Controller<P, S> {
                 verdict: self.verdict.clone(),
             });
         }
+    }
+
+    /// Says once that somebody else writes the router, and who.
+    fn tell_conflict(&mut self, world: &World) {
+        let conflict = &world.route.conflict;
+        if let Some(words) = conflict.as_ref().filter(|_| self.conflict != *conflict) {
+            (self.notices)(Notice::Trouble {
+                key: self.key.clone(),
+                at: self.clock.now(),
+                message: words.clone(),
+            });
+        }
+        self.conflict.clone_from(conflict);
     }
 
     fn trouble(&mut self, error: &dyn std::error::Error) {

@@ -110,6 +110,8 @@ impl Default for ScrapeConfig {
 pub struct Scraper {
     tally: Arc<Mutex<Tally>>,
     targets: watch::Sender<Vec<Target>>,
+    rounds: watch::Receiver<u64>,
+    interval: Duration,
     task: JoinHandle<()>,
 }
 
@@ -119,8 +121,26 @@ impl Scraper {
         let configured = config.metrics.iter().map(|metric| metric.name().clone()).collect();
         let tally = Arc::new(Mutex::new(Tally::new(clock.now(), config.patience, configured)));
         let (targets, seen_targets) = watch::channel(Vec::new());
-        let task = tokio::spawn(run(client, config, clock, Arc::clone(&tally), seen_targets));
-        Self { tally, targets, task }
+        let (done, rounds) = watch::channel(0);
+        let interval = config.interval;
+        let task = tokio::spawn(run(client, config, clock, Arc::clone(&tally), seen_targets, done));
+        Self {
+            tally,
+            targets,
+            rounds,
+            interval,
+            task,
+        }
+    }
+
+    /// From one round to the next.
+    pub const fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Changes with each round that has come back, for whoever wants to look at once; closed when the scraper ends.
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.clone()
     }
 
     /// From now on these are scraped, at most [`MAX_PODS`] per side (the first of each). Targets of the first call
@@ -177,6 +197,7 @@ async fn run(
     clock: Arc<dyn Clock>,
     tally: Arc<Mutex<Tally>>,
     targets: watch::Receiver<Vec<Target>>,
+    done: watch::Sender<u64>,
 ) {
     let mut ticks = tokio::time::interval(config.interval);
     // A slow round delays the next one instead of being followed by a burst.
@@ -194,6 +215,7 @@ async fn run(
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .round(clock.now(), round);
+        done.send_modify(|rounds| *rounds += 1);
     }
 }
 

@@ -64,7 +64,7 @@ async fn restart_in_mid_release() {
     let seen = trial.end(step).await;
     told("restart in mid-release", &seen);
     seen.exits_with(8);
-    seen.says("changed in mid-release by wade-cluster-tests");
+    seen.says("changed in mid-release (last written by ");
     seen.nothing_lost();
     seen.stable_stayed_whole();
     its_own_revision_waits(&seen).await;
@@ -79,7 +79,7 @@ async fn new_image_in_mid_release() {
     let seen = trial.end(step).await;
     told("set image in mid-release", &seen);
     seen.exits_with(8);
-    seen.says("changed in mid-release by kubectl");
+    seen.says("changed in mid-release (last written by kubectl-set");
     seen.nothing_lost();
     seen.stable_stayed_whole();
     seen.nobody_met("1.2");
@@ -103,7 +103,7 @@ async fn resumed_in_mid_release() {
     let seen = trial.end(step).await;
     told("resume in mid-release", &seen);
     seen.exits_with(10);
-    seen.says("was resumed in mid-release by kubectl");
+    seen.says("was resumed in mid-release");
     seen.nothing_lost();
     seen.never_below(4);
     seen.everything_as_before().await;
@@ -122,7 +122,7 @@ async fn undone_in_mid_release() {
     let seen = trial.end(step).await;
     told("template put back in mid-release", &seen);
     seen.exits_with(10);
-    seen.says("put back in mid-release by kubectl");
+    seen.says("put back in mid-release (last written by kubectl-patch");
     seen.nothing_lost();
     seen.stable_stayed_whole();
     seen.everything_as_before().await;
@@ -213,7 +213,7 @@ async fn weights_reset() {
     let back = back.expect("the weight is put back").0;
     eprintln!("FIGURE weights reset: put back {:.2} s after it", seconds(reset, back));
     seen.exits_with(0);
-    seen.says("by kubectl");
+    seen.says("last written by kubectl-patch");
     seen.nothing_lost();
     seen.nothing_left_but_the_record().await;
 }

@@ -165,8 +165,14 @@ impl KubernetesPlatform {
         let all = (ready >= wanted && ready as usize == pods.len()).then(|| ready_facts(pods));
         let none = (ready == 0 && !pods.is_empty()).then(Vec::new);
         let events = self.view.list(Kind::Event);
+        let led = self.wanted.as_ref().is_some_and(Split::reaches_canary);
         Presence {
-            exists: Look::exists(look.set.as_ref().filter(|_| !look.is_given()), pods),
+            exists: if led && look.is_lost() {
+                // Back before they are gone: they serve a little longer, a new set's pods would serve too late.
+                0
+            } else {
+                Look::exists(look.set.as_ref().filter(|_| !look.is_given()), pods)
+            },
             full: look.full(),
             ready,
             ready_since: self.ready.look(all, now),

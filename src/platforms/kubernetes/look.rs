@@ -171,7 +171,35 @@ impl<'a> Look<'a> {
         if fact.split == Some(ALL_STABLE) && self.is_given() {
             fact.split = Some(Split::weight(Weight::FULL));
         }
+        if fact.conflict.is_none() && wanted.is_some_and(Split::reaches_canary) && !self.is_given() {
+            fact.conflict = self.overwritten();
+        }
         fact
+    }
+
+    /// Which route somebody else has written since Wade gave the canary its share, and who.
+    fn overwritten(&self) -> Option<String> {
+        let path = ["spec", "rules"];
+        self.release.routes.iter().find_map(|part| {
+            let object = self.view.get(part.kind.kind(), &part.name)?;
+            let who = managers::last_writer(&object, &path).unwrap_or_default();
+            managers::is_taken(&object, &path).then(|| {
+                format!(
+                    "{} {} was changed in mid-release{who}; the weights are put back",
+                    part.kind.kind().word(),
+                    part.name
+                )
+            })
+        })
+    }
+
+    /// Whether the canary's pods are leaving because their ReplicaSet is gone, or what owns it, which takes it along.
+    pub(super) fn is_lost(&self) -> bool {
+        let Some(set) = &self.set else { return true };
+        let Some((kind, _, owner)) = controller(set) else {
+            return false;
+        };
+        kind != Kind::Deployment.name() && self.anchors().iter().all(|(_, anchor)| uid(anchor) != owner)
     }
 
     fn routed(&self) -> RouteFact {

@@ -63,6 +63,13 @@ pub fn last_writer(object: &Value, path: &[&str]) -> Option<String> {
     })
 }
 
+/// Whether somebody else has written the field since Wade did: whoever changes a field takes it over. Where nothing is
+/// known of its writers, nobody has.
+pub fn is_taken(object: &Value, path: &[&str]) -> bool {
+    let writers = managers_of(object, path);
+    !writers.is_empty() && writers.iter().all(|one| one.manager != OURS)
+}
+
 /// The tool that keeps the field as it is in Git and puts it back by itself: Argo CD or Flux.
 pub fn gitops_owner(object: &Value, path: &[&str]) -> Option<Owner> {
     let writers = managers_of(object, path);

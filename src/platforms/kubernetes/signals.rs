@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
+use tokio::sync::{Notify, watch};
 
 use super::look::{Look, is_ready};
 use super::reach::Reach;
@@ -18,7 +19,7 @@ use crate::plan::{HistoryPlan, Measure};
 use crate::signals::scrape::{Scraper, Target};
 use crate::signals::source::{self, Past, Unmeasured};
 use crate::signals::{Sample, Side, Signals};
-use crate::spec::Source;
+use crate::spec::{Source, Span};
 
 /// One source for one release.
 pub struct KubernetesSignals {
@@ -75,6 +76,18 @@ impl KubernetesSignals {
         }
     }
 
+    /// Where the pods are to be looked at as often as they are read, each reading wakes the controller: two clocks of the
+    /// same period beside each other would make every finding up to a period older.
+    #[must_use]
+    pub fn waking(self, look: Span, wake: &Arc<Notify>) -> Self {
+        if let Some((scraper, ..)) = &self.scraper
+            && look.as_secs_f64() <= scraper.interval().as_secs_f64()
+        {
+            tokio::spawn(wake_each_round(scraper.rounds(), Arc::clone(wake)));
+        }
+        self
+    }
+
     fn refresh(&mut self) {
         let Some((scraper, path, last)) = &mut self.scraper else {
             return;
@@ -99,6 +112,13 @@ impl KubernetesSignals {
             last.clone_from(&targets);
             scraper.set_targets(targets);
         }
+    }
+}
+
+/// Ends with the scraper.
+async fn wake_each_round(mut rounds: watch::Receiver<u64>, wake: Arc<Notify>) {
+    while rounds.changed().await.is_ok() {
+        wake.notify_one();
     }
 }
 
