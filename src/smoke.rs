@@ -191,7 +191,7 @@ impl Run<'_> {
         match test {
             SmokeTest::Http(test) => http::ask(test, target, limit, self.client).await,
             SmokeTest::Grpc(_) if !target.prefix.is_empty() => Err(Failure::Test(
-                "gRPC cannot be asked through the API server's proxy; run Wade in the cluster (--in-cluster)"
+                "gRPC cannot be asked through the API server's proxy; run Wade in the cluster, where pods have addresses"
                     .to_owned(),
             )),
             SmokeTest::Grpc(test) => grpc::ask(test, target.address, limit).await,

@@ -305,7 +305,7 @@ pub(super) async fn begin(
     if args.detach {
         if client.is_carrying() {
             return Err(Failure::usage(
-                "--detach needs somebody who carries the release: a daemon, or --in-cluster",
+                "--detach needs somebody who carries the release: a daemon",
             ));
         }
         if !screen.is_json() {

@@ -3,13 +3,14 @@
 use crate::support::space::Sample;
 use crate::support::trial::{Policy, SHORT, Trial};
 
-/// A plain threshold and a look at the pods every second. One look is enough: each is at least five answers.
+/// A plain threshold, and a look at the pods every second: two in a row with a quarter of errors.
 const TRIPWIRE: Policy = Policy {
     analysis: "{source: {scrape: {path: /metrics, every: 1s}}, look: 1s, tripwire: {errors: 25%, looks: 2, minRequests: 3}}",
     ..LONG
 };
 
-/// Nothing but the judge, with its defaults.
+/// Nothing but the judge, with its defaults: METHOD.md promises 15 to 20 s for a version that always fails, 35 to 50 s
+/// where its fast path for these does not help.
 const JUDGE: Policy = Policy { analysis: "{}", ..LONG };
 
 /// Stages that end by a verdict, not by their time.
@@ -33,13 +34,13 @@ async fn tripwire_takes_back_a_version_that_fails_half_the_time() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]
 async fn judge_takes_back_a_version_that_always_fails() {
-    bad("judge-all", "errors", &JUDGE, 12.0).await;
+    bad("judge-all", "errors", &JUDGE, 20.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]
 async fn judge_takes_back_a_version_that_fails_half_the_time() {
-    bad("judge-half", "half-errors", &JUDGE, 12.0).await;
+    bad("judge-half", "half-errors", &JUDGE, 45.0).await;
 }
 
 async fn bad(test: &str, tag: &str, policy: &Policy, within: f64) {

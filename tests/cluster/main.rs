@@ -16,3 +16,6 @@ mod baseline;
 mod broken;
 mod harness;
 mod healthy;
+mod meddling;
+mod room;
+mod ways;

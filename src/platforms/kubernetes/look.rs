@@ -136,10 +136,16 @@ impl<'a> Look<'a> {
     }
 
     /// Whether the Deployment has the canary as its newest ReplicaSet: past the point of no return.
+    ///
+    /// A ReplicaSet that is to be taken over becomes the newest one with the hold already, because its template is the
+    /// Deployment's then; as long as it is empty it has not been given back.
     pub(super) fn is_given(&self) -> bool {
         let (Some(deployment), Some(set)) = (&self.deployment, &self.set) else {
             return false;
         };
+        if self.release.takes_over && count(set, "/spec/replicas") == 0 && workload::replicas(deployment) > 0 {
+            return false;
+        }
         let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
         owned && annotation(set, REVISION).is_some() && annotation(set, REVISION) == annotation(deployment, REVISION)
     }

@@ -175,6 +175,11 @@ impl Ground {
     /// Lets the controllers work and a second pass; the watches tell in the meantime.
     async fn settle(&mut self) -> World {
         play(&self.fake);
+        self.see().await
+    }
+
+    /// A second later, as the watches tell it.
+    async fn see(&mut self) -> World {
         self.now += SignedDuration::from_secs(1);
         self.clock.set(self.now);
         // What was played has to come through the watches: a moment of real time, on loopback within the process.
@@ -224,6 +229,11 @@ impl Ground {
 
 /// Kubernetes' controllers, once around.
 fn play(fake: &FakeServer) {
+    play_the_deployment(fake);
+    play_the_rest(fake);
+}
+
+fn play_the_deployment(fake: &FakeServer) {
     let deployment = fake.object(DEPLOYMENT);
     if let Some(deployment) = &deployment {
         for set in fake.objects(SETS) {
@@ -247,6 +257,9 @@ fn play(fake: &FakeServer) {
             }
         }
     }
+}
+
+fn play_the_rest(fake: &FakeServer) {
     for set in fake.objects(SETS) {
         let owned = name(&set).to_owned();
         let pods: Vec<Value> = fake
@@ -412,6 +425,62 @@ fn canary_pods(ground: &Ground) -> Vec<Value> {
     let mut pods = ground.fake.objects(PODS);
     pods.retain(|pod| label(pod, HASH) == Some("h2"));
     pods
+}
+
+#[tokio::test]
+async fn a_set_that_was_taken_over_is_given_back_once_and_not_fought_for() {
+    let ground = Ground::new(true).await;
+    let deployment = ground.deployment();
+    let mut earlier = pod_template("app:1.1");
+    earlier["metadata"]["labels"][HASH] = json!("h2");
+    ground.fake.put(
+        &format!("{SETS}/app-h2"),
+        json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": { "name": "app-h2", "namespace": "shop", "labels": { "app": "app", HASH: "h2" },
+                "annotations": { REVISION: "0" },
+                "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment", "name": "app", "uid": uid(&deployment), "controller": true }] },
+            "spec": { "replicas": 0, "selector": { "matchLabels": { "app": "app", HASH: "h2" } }, "template": earlier },
+        }),
+    );
+    let mut release = ground.platform.release.clone();
+    release.takes_over = true;
+    release.isolation = Isolation::Pin;
+    let mut ground = Ground::over(ground.fake.clone(), release).await;
+    let full = [Action::Hold, Action::Canary { capacity: weight(100) }, at(100)];
+    ground
+        .until(&full, |world| {
+            world.canary.ready == 4 && world.route.split == Some(Split::weight(weight(100)))
+        })
+        .await;
+    let service = ground.fake.object(&format!("{SERVICES}/app")).expect("it is there");
+    assert_eq!(
+        service["spec"]["selector"],
+        json!({ "app": "app", HASH: "h1" }),
+        "pinned to stable"
+    );
+    let judged = canary_pods(&ground);
+    let give = [Action::Canary { capacity: weight(100) }, at(100), Action::Adopt];
+    for _ in 0..4 {
+        for action in &give {
+            ground.apply(action).await.expect("accepted");
+        }
+        // The Deployment does not notice yet; everything else does.
+        play_the_rest(&ground.fake);
+        ground.see().await;
+    }
+    let orphan = ground.set("app-h2").expect("the canary");
+    assert_eq!(
+        crate::apiserver::value::controller(&orphan),
+        None,
+        "given away, and not taken back"
+    );
+    ground.until(&give, |world| world.adopted).await;
+    let leave = [at(100), Action::Adopt, Action::Retire];
+    ground.until(&leave, |world| world.restored).await;
+    assert_eq!(canary_pods(&ground), judged, "the same pods, not even relabelled");
+    let service = ground.fake.object(&format!("{SERVICES}/app")).expect("it is there");
+    assert_eq!(service["spec"]["selector"], json!({ "app": "app" }));
 }
 
 #[tokio::test]

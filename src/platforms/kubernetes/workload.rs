@@ -297,9 +297,12 @@ pub fn scaled(set: &Value, size: u32) -> Option<Patch> {
 
 /// Takes a ReplicaSet over that the Deployment owns already, with an equal template: the anchor owns it now. Where its
 /// selector lets it (one of Wade's own), its pods are born isolated by label.
+///
+/// Only an empty one: one with pods has been given to the Deployment by [`finish`], whether it has been adopted yet or
+/// not, and taking it back then is a fight with the Deployment controller (seen: 168 pods started in place of 4).
 pub fn taken_over(set: &Value, release: &Release, anchor: &Value) -> Option<Patch> {
     let ours = controller(set).is_some_and(|(_, _, owner)| owner == uid(anchor));
-    (!ours).then(|| {
+    (!ours && count(set, "/spec/replicas") == 0).then(|| {
         Patch::Merge(json!({
             "metadata": { "resourceVersion": resource_version(set), "ownerReferences": [owned_by(anchor)] },
             "spec": { "template": { "metadata": { "labels": isolating(release, false) } } },
@@ -358,11 +361,15 @@ pub fn serves(pod: &Value, release: &Release) -> bool {
 /// The point of no return: the ReplicaSet is nobody's, of full size and labelled as the Deployment looks for it, so the
 /// Deployment adopts it as its newest.
 pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patch> {
-    let owner = controller(set).map(|(_, _, owner)| owner);
-    if owner == Some(uid(deployment)) {
+    let full = replicas(deployment);
+    let given = match controller(set) {
+        Some((_, _, owner)) => owner == uid(deployment),
+        // Nobody's, and waiting to be adopted.
+        None => count(set, "/spec/replicas") == full,
+    };
+    if given {
         return None;
     }
-    let full = replicas(deployment);
     Some(Patch::Merge(json!({
         "metadata": {
             "resourceVersion": resource_version(set),
