@@ -1,6 +1,6 @@
 //! `wade hold`: a Helm post-renderer that holds Deployments.
 //!
-//! Manifests come in, the same manifests go out, with `spec.paused: true` in the Deployments that are to be released.
+//! Manifests come in on standard input, the same manifests go out on standard output, with `spec.paused: true` in the Deployments that are to be released.
 //! Only that line is written; every other byte stays. A YAML document cannot simply be read and written again: what a
 //! `0644` or a `yes` means depends on who reads it, and comments would go. So the line is put in as text, and then both
 //! texts are read and compared; where that does not fit (a Deployment in flow style) nothing is guessed: it is refused.
@@ -17,7 +17,7 @@ use crate::apiserver::value::{list, name, text};
 /// The most manifests that are taken.
 const MOST: u64 = 64 << 20;
 
-/// Hold Deployments in manifests, from standard input to standard output (a Helm post-renderer)
+/// Hold the Deployments in manifests (a Helm post-renderer)
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

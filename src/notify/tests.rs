@@ -1,7 +1,6 @@
 //! Against a real server on loopback, because what matters here is what happens when one misbehaves.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use axum::extract::State;
 use http::StatusCode;
@@ -155,7 +154,7 @@ async fn tell(address: &str, specs: Value, story: Vec<Notice>) -> (Vec<String>, 
     for notice in story {
         sender.send(notice).expect("it listens");
     }
-    let begun = Instant::now();
+    let begun = crate::clock::stopwatch();
     let late = following.await.expect("no panic");
     let early = early.lock().expect("no panic").clone();
     (early, late, begun.elapsed())

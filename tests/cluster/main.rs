@@ -17,5 +17,6 @@ mod broken;
 mod harness;
 mod healthy;
 mod meddling;
+mod permissions;
 mod room;
 mod ways;

@@ -3,7 +3,8 @@
 use super::wade;
 
 /// Every verb that a person may find.
-const VERBS: [&str; 22] = [
+const VERBS: [&str; 27] = [
+    "check",
     "deploy",
     "rollback",
     "retry",
@@ -16,12 +17,16 @@ const VERBS: [&str; 22] = [
     "resume",
     "abort",
     "settle",
+    "wait",
+    "observe",
     "demo",
     "validate",
     "plan",
     "simulate",
     "strategies",
     "schema",
+    "rbac",
+    "hold",
     "serve",
     "judge",
     "completions",

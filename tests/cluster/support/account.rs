@@ -27,10 +27,12 @@ impl Account {
                 "subjects": [subject], "roleRef": role
             }
         ]});
-        let applied = space
-            .node
-            .try_kubectl(&["apply", "-f", "-"], &objects.to_string())
-            .await;
+        Self::of(space, name, &objects.to_string()).await
+    }
+
+    /// The account of this name, with whatever these manifests give it.
+    pub(crate) async fn of(space: &Space, name: &str, manifests: &str) -> Self {
+        let applied = space.node.try_kubectl(&["apply", "-f", "-"], manifests).await;
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         let token = space.kubectl(&["create", "token", name]).await;
         let admin = fs::read(space.node.kubeconfig()).expect("the node has a kubeconfig");
