@@ -1,9 +1,10 @@
 //! `wade hold`: a Helm post-renderer that holds Deployments.
 //!
-//! Manifests come in on standard input, the same manifests go out on standard output, with `spec.paused: true` in the Deployments that are to be released.
-//! Only that line is written; every other byte stays. A YAML document cannot simply be read and written again: what a
-//! `0644` or a `yes` means depends on who reads it, and comments would go. So the line is put in as text, and then both
-//! texts are read and compared; where that does not fit (a Deployment in flow style) nothing is guessed: it is refused.
+//! Manifests come in on standard input, the same manifests go out on standard output, with `spec.paused: true` in the
+//! Deployments that are to be released. Only that line is written; every other byte stays. A YAML document cannot simply
+//! be read and written again: what a `0644` or a `yes` means depends on who reads it, and comments would go. So the line
+//! is put in as text, and then both texts are read and compared; where that does not fit (a Deployment in flow style)
+//! nothing is guessed: it is refused.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
