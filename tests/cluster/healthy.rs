@@ -94,6 +94,10 @@ pub(crate) fn figures(what: &str, seen: &Evidence, policy: &Policy) {
         seen.started_pods().len(),
         seen.ended.most_memory_kib,
     );
+    if seen.took() - policy.waits > MOST_EXTRA {
+        // What it waited for is worth knowing.
+        eprintln!("{}", seen.ended.output());
+    }
 }
 
 /// So many pods were started, none of them again, and all of them are there at the end.

@@ -105,7 +105,8 @@ async fn resumed_in_mid_release() {
     seen.exits_with(10);
     seen.says("was resumed in mid-release");
     seen.nothing_lost();
-    seen.never_below(4);
+    // The Deployment controller begins to roll at once and may, by the Deployment's own words, have one missing.
+    seen.never_below(3);
     seen.everything_as_before().await;
     seen.trial.space.rolled_out().await;
 }

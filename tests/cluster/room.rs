@@ -77,7 +77,7 @@ async fn quota_that_shrinks_in_mid_release() {
 async fn evictions_in_the_bake_keep_the_budget() {
     let policy = Policy {
         strategy: "canary: {steps: [{weight: 50%, max: 5s}], bake: 12s}",
-        waits: 2.0 * 2.0 + 5.0 + 12.0,
+        waits: 2.0 * 2.0 + 5.0 + 12.0 + 3.0,
         ..SHORT
     };
     let space = Space::new("evictions").await;
@@ -215,7 +215,7 @@ async fn scaled_at_the_hand_over(test: &str, from: u32, to: u32) {
     };
     let policy = Policy {
         strategy: "canary: {steps: [{weight: 50%, max: 3s}], bake: 3s}",
-        waits: 2.0 * 2.0 + 3.0 + 3.0,
+        waits: 2.0 * 2.0 + 3.0 + 3.0 + 3.0,
         ..SHORT
     };
     let trial = Trial::start(test, &sample).await;

@@ -14,7 +14,7 @@ use crate::support::{now, seconds};
 /// All at once, after a look without users.
 const BLUE_GREEN: Policy = Policy {
     strategy: "blueGreen: {preview: 4s, bake: 6s}",
-    waits: 2.0 + 4.0 + 6.0,
+    waits: 2.0 + 4.0 + 6.0 + 3.0,
     ..SHORT
 };
 

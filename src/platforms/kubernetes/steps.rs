@@ -182,6 +182,7 @@ impl KubernetesPlatform {
         }
         let release = self.release.clone();
         for part in &release.routes {
+            let canary = release.canary_service(&part.service);
             let lane = Lane::new(&release, part);
             let epoch = self.epoch;
             let fault = std::sync::Mutex::new(None);
@@ -190,7 +191,14 @@ impl KubernetesPlatform {
                     // Everybody is on stable already.
                     return None;
                 }
-                match lane.with_split(object, split) {
+                // A backend that is gone would keep the route from being confirmed for ever: it leaves with its weight.
+                let gone = !part.declared && self.view.get(Kind::Service, &canary).is_none();
+                let rules = if gone && *split == ALL_STABLE {
+                    Ok(lane.restored(object))
+                } else {
+                    lane.with_split(object, split)
+                };
+                match rules {
                     Ok(rules) => workload::rules(object, &rules, Some(epoch)),
                     Err(why) => {
                         *fault.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(why);

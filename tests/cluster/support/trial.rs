@@ -33,8 +33,8 @@ pub(crate) const SHORT: Policy = Policy {
     analysis: "{passEarly: {minStage: 6s}}",
     smoke: true,
     limits: "{settle: 2s}",
-    // Pods that are added settle before each of the three weights.
-    waits: 3.0 * 2.0 + 6.0 + 6.0 + 5.0,
+    // Pods that are added settle before each of the three weights; the old ones drain for three seconds.
+    waits: 3.0 * 2.0 + 6.0 + 6.0 + 5.0 + 3.0,
 };
 
 /// A policy as a file says it.
