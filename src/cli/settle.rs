@@ -7,6 +7,7 @@ use super::exit::{Exit, Failure};
 use super::follow::{Codes, FollowArgs, follow};
 use super::retry::runs;
 use super::screen::{OutputArg, Screen};
+use crate::clock::stopwatch;
 use crate::daemon::api::RolloutView;
 use crate::daemon::client::Client;
 use crate::spec::Span;
@@ -39,50 +40,51 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let (client, own) = args.connection.open(args.name.as_deref()).await?;
     let screen = Screen::new(args.output.output);
     let name = args.name.as_ref().map(|_| own);
-    if !client.is_carried() {
-        settle_here(&client, name.as_deref(), &screen).await?;
-    }
     let look = || async {
         match &name {
             Some(name) => Ok(vec![answered(client.rollout(name)).await?]),
             None => answered(client.rollouts()).await,
         }
     };
+    let watch = stopwatch();
     let mut said = false;
-    let settled = async {
-        loop {
-            let unfinished: Vec<RolloutView> = look().await?.into_iter().filter(runs).collect();
-            if let Some(stuck) = unfinished
-                .iter()
-                .find(|view| view.release.as_ref().is_some_and(|release| release.stuck))
-            {
-                return Ok(Err(stuck.clone()));
-            }
-            if unfinished.is_empty() {
-                return Ok(Ok(()));
-            }
-            if !said && !screen.is_json() {
-                said = true;
-                let names: Vec<&str> = unfinished.iter().map(|view| view.name.as_str()).collect();
-                screen.text(&format!(
-                    "the daemon is finishing {}; waiting for at most {}",
-                    names.join(", "),
-                    args.wait
-                ));
-            }
-            tokio::time::sleep(LOOK).await;
+    let end: Result<(), RolloutView> = loop {
+        // Every time anew: a run that was killed a moment ago still looks alive, until its Lease goes stale.
+        if !client.is_carried() {
+            settle_here(&client, name.as_deref(), &screen).await?;
         }
-    };
-    let end: Result<Result<(), RolloutView>, Failure> = match tokio::time::timeout(args.wait.0, settled).await {
-        Ok(end) => end,
-        Err(_) => {
+        let unfinished: Vec<RolloutView> = look().await?.into_iter().filter(runs).collect();
+        if let Some(stuck) = unfinished
+            .iter()
+            .find(|view| view.release.as_ref().is_some_and(|release| release.stuck))
+        {
+            break Err(stuck.clone());
+        }
+        if unfinished.is_empty() {
+            break Ok(());
+        }
+        if watch.elapsed() > args.wait.0 {
             if !screen.is_json() {
-                screen.text("a release is still unfinished; the daemon goes on with it: `wade status`");
+                screen.text(&format!(
+                    "a release is still unfinished; {} goes on with it: `wade status`",
+                    whoever(&client)
+                ));
             }
             return last(&look().await?, &screen, Exit::Waiting);
         }
+        if !said && !screen.is_json() {
+            said = true;
+            let names: Vec<&str> = unfinished.iter().map(|view| view.name.as_str()).collect();
+            screen.text(&format!(
+                "{} is finishing {}; waiting for at most {}",
+                whoever(&client),
+                names.join(", "),
+                args.wait
+            ));
+        }
+        tokio::time::sleep(LOOK).await;
     };
-    match end? {
+    match end {
         Ok(()) => {
             if !screen.is_json() {
                 screen.text("no release is unfinished");
@@ -96,6 +98,15 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             }
             last(&[stuck], &screen, Exit::Stuck)
         }
+    }
+}
+
+/// Who goes on with a release while this process waits.
+fn whoever(client: &Client) -> &'static str {
+    if client.is_carried() {
+        "the daemon"
+    } else {
+        "the run that holds its Lease"
     }
 }
 

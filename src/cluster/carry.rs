@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
-use super::door::unavailable;
+use super::door::{running, unavailable};
 use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiServer, Kind};
-use crate::clock::Clock;
+use crate::clock::{Clock, stopwatch};
 use crate::controller::{Controller, Notice, Pass, Urgent};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Command;
@@ -33,6 +33,15 @@ const LEASE_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked at.
 const LEASE_LOOK: Duration = Duration::from_millis(500);
 
+/// How long somebody else's Lease is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Until it is stale.
+    Dead,
+    /// Until it is stale, or its holder carries a release.
+    Releasing,
+}
+
 impl Cluster {
     /// The rollout's Lease as this process has seen it so far: whether its holder is dead takes two looks.
     fn lease(&self, rollout: &str) -> Arc<Lease> {
@@ -51,31 +60,58 @@ impl Cluster {
         self.lease(rollout).is_free().await.map_err(|error| told(&error))
     }
 
+    /// Whether a process that lives carries the rollout's release; takes until its Lease is renewed or goes stale.
+    pub(super) async fn is_in_living_hands(&self, rollout: &str) -> Result<bool, Problem> {
+        self.lease(rollout).is_kept().await.map_err(|error| told(&error))
+    }
+
     /// Takes the Lease and makes the record's writes ours; waits for a Lease that has not been renewed lately to go stale.
     pub(super) async fn take_lease(&self, store: &ConfigMapStore, rollout: &str) -> Result<Arc<Held>, Problem> {
-        let lease = self.lease(rollout);
-        let mut who = String::new();
-        let taking = async {
-            loop {
-                match lease
-                    .hold(store, &self.identity, Manner::IfFree)
-                    .await
-                    .map_err(not_taken)?
-                {
-                    Claim::Held(held) => return Ok(Arc::new(held)),
-                    Claim::HeldBy(holder) => who = holder.to_string(),
-                }
-                tokio::time::sleep(LEASE_LOOK).await;
+        loop {
+            if let Some(held) = self.wait_for_lease(store, rollout, Until::Dead).await? {
+                return Ok(held);
             }
-        };
-        match tokio::time::timeout(LEASE_WITHIN, taking).await {
-            Ok(held) => held,
-            Err(_) => Err(problem(
-                ProblemKind::Conflict,
-                format!(
-                    "{rollout} is in the hands of {who}, which is alive; `wade status deployment/{rollout} -w` follows what it does"
-                ),
-            )),
+        }
+    }
+
+    /// The Lease for a new release; `None` once another release runs, whose turn it is then.
+    pub(super) async fn lease_for_new(
+        &self,
+        store: &ConfigMapStore,
+        rollout: &str,
+    ) -> Result<Option<Arc<Held>>, Problem> {
+        self.wait_for_lease(store, rollout, Until::Releasing).await
+    }
+
+    async fn wait_for_lease(
+        &self,
+        store: &ConfigMapStore,
+        rollout: &str,
+        until: Until,
+    ) -> Result<Option<Arc<Held>>, Problem> {
+        let lease = self.lease(rollout);
+        let watch = stopwatch();
+        loop {
+            let holder = match lease
+                .hold(store, &self.identity, Manner::IfFree)
+                .await
+                .map_err(not_taken)?
+            {
+                Claim::Held(held) => return Ok(Some(Arc::new(held))),
+                Claim::HeldBy(holder) => holder,
+            };
+            if until == Until::Releasing && running(store).await?.is_some() {
+                return Ok(None);
+            }
+            if watch.elapsed() > LEASE_WITHIN {
+                return Err(problem(
+                    ProblemKind::Conflict,
+                    format!(
+                        "{rollout} is in the hands of {holder}, which is alive; `wade status deployment/{rollout} -w` follows what it does"
+                    ),
+                ));
+            }
+            tokio::time::sleep(LEASE_LOOK).await;
         }
     }
 
@@ -157,14 +193,15 @@ impl Cluster {
             lease,
             store: Arc::new(store),
             release,
-            notices: notices.clone(),
+            notices,
             urgent: urgent.clone(),
             wake,
         };
+        let told = drive.notices.downgrade();
         let task = tokio::spawn(drive.run(record));
         let carrying = Carrying {
             key,
-            notices,
+            notices: told,
             urgent,
             task,
         };
@@ -240,15 +277,18 @@ impl Drive {
         let about = Message::about(record, Some(self.cluster.namespace()));
         let (key, notices, clock) = (
             record.key.clone(),
-            self.notices.clone(),
+            // What only tells must not keep the channel open for those who listen whether anybody drives.
+            self.notices.downgrade(),
             Arc::clone(&self.cluster.clock),
         );
         let early = move |message: String| {
             // Nobody listening is no fault.
-            let _ = notices.send(Notice::Trouble {
-                key: key.clone(),
-                at: clock.now(),
-                message,
+            let _ = notices.upgrade().map(|notices| {
+                notices.send(Notice::Trouble {
+                    key: key.clone(),
+                    at: clock.now(),
+                    message,
+                })
             });
         };
         Some(tokio::spawn(notify::follow(

@@ -195,6 +195,94 @@ impl Cluster {
         }
     }
 
+    /// One try at a new release; `None` if another one came in between, so that everything has to be looked at anew.
+    async fn try_release(
+        self: &Arc<Self>,
+        name: &str,
+        request: &ReleaseRequest,
+        store: &ConfigMapStore,
+    ) -> Result<Option<Started>, Problem> {
+        let before = latest_number(store).await?;
+        // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
+        if let Some(record) = running(store).await? {
+            let (ask_id, version) = self.identity_of(name, request, store).await?;
+            if let Some(key) = self.make_way(store, name, &ask_id, &version).await? {
+                return Ok(Some(Started {
+                    release: Some(key.clone()),
+                    found: vec![format!(
+                        "{key} was left unfinished by a run that is gone; going on with it"
+                    )],
+                    plan: render(&record.plan, None),
+                    stable: record.stable.as_ref().map(|stable| stable.version.clone()),
+                    canary: record.canary.version.clone(),
+                }));
+            }
+        }
+        let mut worked = self.work_out(name, request, store).await?;
+        // A way back is asked for without a file: those who were told of the way on are told of it too.
+        if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
+            let last = store.latest().await.map_err(unavailable)?;
+            worked.admission.plan.notify = last.map(|record| record.plan.notify).unwrap_or_default();
+        }
+        let admission = &worked.admission;
+        if admission.unchanged {
+            return Ok(Some(Started {
+                found: vec![format!(
+                    "revision {} ({}) serves already; nothing to do",
+                    admission.canary.version, admission.canary.id
+                )],
+                plan: String::new(),
+                ..self.started(&worked, Lacking::default())
+            }));
+        }
+        let retried = matches!(request.target, ReleaseTarget::Retry);
+        let mut against = admission.report.refusals.clone();
+        against.extend(self.objections(store, admission, retried).await?);
+        if !against.is_empty() {
+            return Err(problem(ProblemKind::Conflict, against.join("\n")));
+        }
+        let lacking = self.check_rights(admission).await?;
+        let started = self.started(&worked, lacking);
+        let Some(lease) = self.lease_for_new(store, name).await? else {
+            return Ok(None);
+        };
+        if latest_number(store).await? != before {
+            // What was worked out is of a time before that release.
+            let _ = lease.release().await;
+            return Ok(None);
+        }
+        let mut canary = admission.canary.clone();
+        canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;
+        let release = NewRelease {
+            rollout: name.to_owned(),
+            canary,
+            plan: admission.plan.clone(),
+            by: self.caller().await,
+            reason: request.reason.clone(),
+            pipeline: request.pipeline.clone(),
+            deploy_window: request.deploy_window,
+        };
+        let kept = self.policy(name)?.0.spec.history.unwrap_or(10);
+        store
+            .set_kept_releases(kept, self.clock.now())
+            .await
+            .map_err(unavailable)?;
+        store
+            .set_stable(&admission.stable, self.clock.now())
+            .await
+            .map_err(unavailable)?;
+        let key = store
+            .create_release(&release, self.clock.now())
+            .await
+            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
+        let record = store.load(&key).await.map_err(unavailable)?;
+        self.carry(lease, record).await?;
+        Ok(Some(Started {
+            release: Some(key),
+            ..started
+        }))
+    }
+
     pub(super) fn store(&self, deployment: &str) -> ConfigMapStore {
         ConfigMapStore::open(&self.api, deployment)
     }
@@ -216,6 +304,10 @@ impl Cluster {
             };
             if !self.is_abandoned(deployment).await? {
                 if record.canary.id == revision {
+                    // A pipeline's second try comes a second after its first was killed.
+                    if !self.is_in_living_hands(deployment).await? {
+                        continue;
+                    }
                     return Err(problem(
                         ProblemKind::Conflict,
                         format!(
@@ -286,6 +378,12 @@ fn present(found: &Found) -> Value {
     template::without_hash(&set["spec"]["template"])
 }
 
+/// The number of the newest release, running or not.
+async fn latest_number(store: &ConfigMapStore) -> Result<Option<u64>, Problem> {
+    let latest = store.latest().await.map_err(unavailable)?;
+    Ok(latest.map(|record| record.key.number))
+}
+
 /// The release that is not over.
 pub(crate) async fn running(store: &ConfigMapStore) -> Result<Option<ReleaseRecord>, Problem> {
     store.running().await.map_err(unavailable)
@@ -342,77 +440,11 @@ impl Door for Arc<Cluster> {
         }
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
-        // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
-        if let Some(record) = running(&store).await? {
-            let (ask_id, version) = self.identity_of(name, request, &store).await?;
-            if let Some(key) = self.make_way(&store, name, &ask_id, &version).await? {
-                return Ok(Started {
-                    release: Some(key.clone()),
-                    found: vec![format!(
-                        "{key} was left unfinished by a run that is gone; going on with it"
-                    )],
-                    plan: render(&record.plan, None),
-                    stable: record.stable.as_ref().map(|stable| stable.version.clone()),
-                    canary: record.canary.version.clone(),
-                });
+        loop {
+            if let Some(started) = self.try_release(name, request, &store).await? {
+                return Ok(started);
             }
         }
-        let mut worked = self.work_out(name, request, &store).await?;
-        // A way back is asked for without a file: those who were told of the way on are told of it too.
-        if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
-            let last = store.latest().await.map_err(unavailable)?;
-            worked.admission.plan.notify = last.map(|record| record.plan.notify).unwrap_or_default();
-        }
-        let admission = &worked.admission;
-        if admission.unchanged {
-            return Ok(Started {
-                found: vec![format!(
-                    "revision {} ({}) serves already; nothing to do",
-                    admission.canary.version, admission.canary.id
-                )],
-                plan: String::new(),
-                ..self.started(&worked, Lacking::default())
-            });
-        }
-        let retried = matches!(request.target, ReleaseTarget::Retry);
-        let mut against = admission.report.refusals.clone();
-        against.extend(self.objections(&store, admission, retried).await?);
-        if !against.is_empty() {
-            return Err(problem(ProblemKind::Conflict, against.join("\n")));
-        }
-        let lacking = self.check_rights(admission).await?;
-        let started = self.started(&worked, lacking);
-        let lease = self.take_lease(&store, name).await?;
-        let mut canary = admission.canary.clone();
-        canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;
-        let release = NewRelease {
-            rollout: name.to_owned(),
-            canary,
-            plan: admission.plan.clone(),
-            by: self.caller().await,
-            reason: request.reason.clone(),
-            pipeline: request.pipeline.clone(),
-            deploy_window: request.deploy_window,
-        };
-        let kept = self.policy(name)?.0.spec.history.unwrap_or(10);
-        store
-            .set_kept_releases(kept, self.clock.now())
-            .await
-            .map_err(unavailable)?;
-        store
-            .set_stable(&admission.stable, self.clock.now())
-            .await
-            .map_err(unavailable)?;
-        let key = store
-            .create_release(&release, self.clock.now())
-            .await
-            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
-        let record = store.load(&key).await.map_err(unavailable)?;
-        self.carry(lease, record).await?;
-        Ok(Started {
-            release: Some(key),
-            ..started
-        })
     }
 
     async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
@@ -508,8 +540,9 @@ impl Door for Arc<Cluster> {
 
     async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem> {
         let notices = self
-            .carried(|carrying| (carrying.key == *key).then(|| carrying.notices.subscribe()))
-            .flatten();
+            .carried(|carrying| carrying.notices.upgrade().filter(|_| carrying.key == *key))
+            .flatten()
+            .map(|notices| notices.subscribe());
         let store = self.store(&key.rollout);
         let record = store
             .release(key)

@@ -78,7 +78,8 @@ pub struct Cluster {
 /// The release that this process carries.
 struct Carrying {
     key: ReleaseKey,
-    notices: broadcast::Sender<Notice>,
+    /// Closed once nobody drives it any more, however that ended: whoever follows then reads the record.
+    notices: broadcast::WeakSender<Notice>,
     urgent: crate::controller::Urgent,
     task: JoinHandle<Pass>,
 }

@@ -37,6 +37,8 @@ pub const SKEW: SignedDuration = SignedDuration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_secs(4);
 /// How often a renewal that failed is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How often a Lease is looked at to see whether its holder lives.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How often a write that somebody else got ahead of is tried again.
 const TRIES: usize = 4;
 
@@ -163,6 +165,28 @@ impl Lease {
         Ok(object.is_none_or(|there| holder(&there).is_none() || self.is_dead(&there, self.clock.now())))
     }
 
+    /// Whether somebody who lives has it, told by what they do and not by how they look: a holder that was killed a
+    /// moment ago looks alive. True once it is seen to be renewed, which takes about [`RENEW_EVERY`]; false once it is
+    /// free, which takes at most [`DURATION`].
+    ///
+    /// # Errors
+    /// Not reachable, not permitted.
+    pub async fn is_kept(&self) -> Result<bool, ApiError> {
+        let mut first = None;
+        loop {
+            let there = self.api.get(Kind::Lease, &self.name()).await?;
+            let Some(there) = there.filter(|there| holder(there).is_some() && !self.is_dead(there, self.clock.now()))
+            else {
+                return Ok(false);
+            };
+            let mark = mark(&there);
+            if *first.get_or_insert_with(|| mark.clone()) != mark {
+                return Ok(true);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
     /// Who has it; `None` if nobody does.
     ///
     /// # Errors
@@ -219,11 +243,7 @@ impl Lease {
         let lasts = value::number(there, "/spec/leaseDurationSeconds")
             .and_then(|secs| i32::try_from(secs).ok())
             .map_or(DURATION, |secs| SignedDuration::from_secs(secs.into()));
-        let (who, renewed) = (
-            value::text(there, "/spec/holderIdentity"),
-            value::text(there, "/spec/renewTime"),
-        );
-        let mark = format!("{who} {} {renewed}", transitions(there));
+        let mark = mark(there);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let since = match seen.as_ref() {
             Some((last, since)) if *last == mark => *since,
@@ -429,6 +449,15 @@ fn taken(mut object: Value, identity: &str, epoch: u64, now: Timestamp) -> Value
 /// Kubernetes reads exactly six digits after the point here, and refuses others.
 fn micro(time: Timestamp) -> String {
     format!("{time:.6}")
+}
+
+/// Another one after every renewal and every change of the holder.
+fn mark(lease: &Value) -> String {
+    let (who, renewed) = (
+        value::text(lease, "/spec/holderIdentity"),
+        value::text(lease, "/spec/renewTime"),
+    );
+    format!("{who} {} {renewed}", transitions(lease))
 }
 
 fn transitions(lease: &Value) -> u64 {

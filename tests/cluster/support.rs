@@ -7,6 +7,7 @@ pub(crate) mod client;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod recorder;
+pub(crate) mod scene;
 pub(crate) mod space;
 pub(crate) mod step;
 pub(crate) mod targets;

@@ -240,3 +240,18 @@ async fn holding_raises_the_records_epoch_first() {
     assert_eq!((bob.epoch(), store.epoch().await), (13, Ok(13)));
     assert_eq!(world.spec("leaseTransitions"), 13);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_was_just_killed_is_told_from_one_that_lives() {
+    let world = World::new();
+    let living = held(world.lease().acquire("ann", 0).await);
+    let asked = world.lease();
+    let (kept, ()) = tokio::join!(asked.is_kept(), world.live(20));
+    assert_eq!(kept, Ok(true));
+
+    // Killed right after a renewal.
+    drop(living);
+    let asked = world.lease();
+    let (kept, ()) = tokio::join!(asked.is_kept(), world.live(20));
+    assert_eq!(kept, Ok(false));
+}

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::node::Node;
@@ -20,6 +21,9 @@ pub(crate) struct Audit {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Request {
+    /// When it came.
+    #[serde(rename = "requestReceivedTimestamp")]
+    pub(crate) at: Timestamp,
     pub(crate) verb: String,
     #[serde(rename = "requestURI")]
     pub(crate) uri: String,

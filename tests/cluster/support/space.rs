@@ -309,7 +309,10 @@ impl Space {
     fn write_description(&self, folder: &Path) -> std::io::Result<()> {
         fs::create_dir_all(folder)?;
         let kinds = "deployments,replicasets,pods,services,endpointslices,httproutes,configmaps,leases,hpa,pdb,quota";
-        fs::write(folder.join("objects.yaml"), self.ask(&["get", kinds, "-o", "yaml"]))?;
+        fs::write(
+            folder.join("objects.yaml"),
+            self.ask(&["get", kinds, "-o", "yaml", "--show-managed-fields"]),
+        )?;
         let events = self.ask(&["get", "events", "--sort-by=.lastTimestamp", "-o", "wide"]);
         fs::write(folder.join("events.txt"), events)?;
         for pod in self.ask(&["get", "pods", "-o", "name"]).lines() {

@@ -108,6 +108,13 @@ impl Step {
         .await
     }
 
+    /// Sends it a signal by its name, like `TERM` or `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it has not been waited for").to_string();
+        let sent = std::process::Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s {name} {pid}");
+    }
+
     /// Kills it without warning.
     pub(crate) async fn kill(mut self) -> Ended {
         // It may have ended in this moment; its status says.
