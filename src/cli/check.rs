@@ -48,7 +48,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         ..ReleaseRequest::default()
     };
     let (cluster, name) = args.connection.cluster(&args.name, options).await?;
-    let seen = answered(cluster.check(&name, &request)).await?;
+    let seen = Box::pin(answered(cluster.check(&name, &request))).await?;
     let screen = Screen::new(args.output.output);
     if screen.is_json() {
         screen.json(&seen);

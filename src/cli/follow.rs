@@ -7,6 +7,7 @@
 //! A log gets a line for what happens, and one for a look at least every [`LOOK_EVERY`], so that nobody takes a long
 //! stage for a hang; a terminal has a live line for the looks instead.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -27,6 +28,8 @@ use crate::store::ReleaseKey;
 pub const RECONNECT_WITHIN: Duration = Duration::from_secs(60);
 /// How long between two tries.
 const RECONNECT_EVERY: Duration = Duration::from_millis(500);
+/// A trouble that lasts is told again after this.
+const TROUBLE_EVERY: SignedDuration = SignedDuration::from_secs(60);
 /// In a log, a look is told at least this often.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_secs(30);
 
@@ -124,7 +127,7 @@ pub async fn follow(
         timeline,
         next: from,
         told: None,
-        trouble: String::new(),
+        troubles: BTreeMap::new(),
         waiting: None,
         args,
         screen,
@@ -142,8 +145,8 @@ struct Follower<'a> {
     next: u64,
     /// When something was told last.
     told: Option<Timestamp>,
-    /// The last trouble, so that one that repeats is told once.
-    trouble: String,
+    /// The troubles that were told lately, so that one that repeats is not told all the time.
+    troubles: BTreeMap<String, Timestamp>,
     /// Runs out when a person has been waited for long enough.
     waiting: Option<std::pin::Pin<Box<tokio::time::Sleep>>>,
     args: FollowArgs,
@@ -187,7 +190,8 @@ impl Follower<'_> {
                 Woken::Interrupted => return Ok(self.detach()),
                 Woken::WaitedLongEnough => {
                     let name = &self.key.rollout;
-                    self.say(&format!("nobody has said yes in time; the release goes on waiting in the daemon: `wade approve {name}`, `wade resume {name}` or `wade abort {name}`"));
+                    let place = self.client.place();
+                    self.say(&format!("nobody has said yes in time; the release waits on: `wade approve {name}{place}`, `wade resume {name}{place}` or `wade abort {name}{place}`"));
                     return Ok(End::Waiting);
                 }
             }
@@ -199,8 +203,14 @@ impl Follower<'_> {
         match notice {
             // After a reconnect what was told may come again.
             Notice::Entry { entry, .. } if entry.number < self.next => return None,
-            Notice::Trouble { message, .. } if *message == self.trouble => return None,
-            Notice::Trouble { message, .. } => self.trouble.clone_from(message),
+            Notice::Trouble { at, message, .. } => {
+                // Two troubles may take turns several times a second; each is said again only after a while.
+                self.troubles.retain(|_, said| at.duration_since(*said) < TROUBLE_EVERY);
+                if self.troubles.contains_key(message) {
+                    return None;
+                }
+                self.troubles.insert(message.clone(), *at);
+            }
             Notice::Entry { .. } | Notice::Look { .. } => {}
         }
         self.tell(notice);

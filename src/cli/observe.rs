@@ -68,9 +68,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         began: None,
         told: None,
     };
-    let seen = cluster
-        .observe(&own, args.wait.0, |at, told| teller.tell(at, &told))
-        .await?;
+    let watching = cluster.observe(&own, args.wait.0, |at, told| teller.tell(at, &told));
+    let seen = Box::pin(watching).await?;
     let Teller { screen, began, .. } = teller;
     if screen.is_json() {
         screen.json(&serde_json::json!({

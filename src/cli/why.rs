@@ -37,8 +37,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             let view = answered(client.rollout(&name)).await?;
             view.release.map(|release| release.key).ok_or_else(|| {
                 Failure::usage(format!(
-                    "nothing of {} has been released yet; `wade deploy {}` does",
-                    name, name
+                    "nothing of {name} has been released yet; `wade deploy {name}` does"
                 ))
             })?
         }

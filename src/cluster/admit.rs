@@ -88,7 +88,10 @@ pub async fn new_template(api: &ApiServer, found: &Found, ask: &Ask) -> Result<V
             manager: crate::platforms::kubernetes::APPLIER.to_owned(),
             force: true,
         };
-        let applied = api.try_patch(Kind::Deployment, own, &patch).await.map_err(said)?;
+        let applied = api
+            .try_patch(Kind::Deployment, own, &patch)
+            .await
+            .map_err(|error| said(&error))?;
         return Ok(template::without_hash(&applied["spec"]["template"]));
     }
     if ask.held {
@@ -109,11 +112,14 @@ pub async fn new_template(api: &ApiServer, found: &Found, ask: &Ask) -> Result<V
         { "op": "test", "path": "/metadata/resourceVersion", "value": resource_version(deployment) },
         { "op": "add", "path": "/spec/template", "value": template::without_hash(&wanted) },
     ]));
-    let tried = api.try_patch(Kind::Deployment, own, &patch).await.map_err(said)?;
+    let tried = api
+        .try_patch(Kind::Deployment, own, &patch)
+        .await
+        .map_err(|error| said(&error))?;
     Ok(template::without_hash(&tried["spec"]["template"]))
 }
 
-fn said(error: ApiError) -> Vec<String> {
+fn said(error: &ApiError) -> Vec<String> {
     vec![error.to_string()]
 }
 
@@ -153,8 +159,8 @@ pub fn admit(
         uid: uid(deployment).to_owned(),
         number: 0,
         template: template.clone(),
-        stable: stable_hash.clone(),
-        canary: hash.clone(),
+        stable: stable_hash,
+        canary: hash,
         takes_over: takes_over.is_some(),
         isolation: choice.isolation,
         services: found.services.iter().map(|service| name(service).to_owned()).collect(),

@@ -166,8 +166,8 @@ mod tests {
     #[tokio::test]
     async fn a_check_tells_everything_and_writes_nothing() {
         let fake = shop();
-        let seen = cluster(&fake)
-            .check("app", &ReleaseRequest::default())
+        let cluster = cluster(&fake);
+        let seen = Box::pin(cluster.check("app", &ReleaseRequest::default()))
             .await
             .expect("a check");
         assert_eq!(
@@ -203,8 +203,8 @@ mod tests {
     async fn missing_permissions_are_named_before_anything_is_looked_at() {
         let fake = shop();
         allow(&fake, &["get", "list", "watch"]);
-        let refused = cluster(&fake)
-            .check("app", &ReleaseRequest::default())
+        let cluster = cluster(&fake);
+        let refused = Box::pin(cluster.check("app", &ReleaseRequest::default()))
             .await
             .expect_err("no rights");
         assert_eq!(refused.kind, ProblemKind::Forbidden);

@@ -282,14 +282,14 @@ impl Drive {
             Arc::clone(&self.cluster.clock),
         );
         let early = move |message: String| {
-            // Nobody listening is no fault.
-            let _ = notices.upgrade().map(|notices| {
-                notices.send(Notice::Trouble {
+            if let Some(notices) = notices.upgrade() {
+                // Nobody listening is no fault.
+                let _ = notices.send(Notice::Trouble {
                     key: key.clone(),
                     at: clock.now(),
                     message,
-                })
-            });
+                });
+            }
         };
         Some(tokio::spawn(notify::follow(
             about,

@@ -320,9 +320,15 @@ impl Cluster {
                 if on_new == OnNewRevision::Supersede && !asked {
                     asked = true;
                     let by = self.caller().await;
-                    let reason = format!("superseded by {version}");
+                    let reason = format!("{version} is to be released");
                     let _ = store
-                        .add_command(&record.key, CommandKind::Abort, &by, Some(&reason), self.clock.now())
+                        .add_command(
+                            &record.key,
+                            CommandKind::Supersede,
+                            &by,
+                            Some(&reason),
+                            self.clock.now(),
+                        )
                         .await;
                 }
                 tokio::time::sleep(LOOK).await;
@@ -441,7 +447,7 @@ impl Door for Arc<Cluster> {
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
         loop {
-            if let Some(started) = self.try_release(name, request, &store).await? {
+            if let Some(started) = Box::pin(self.try_release(name, request, &store)).await? {
                 return Ok(started);
             }
         }

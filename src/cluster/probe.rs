@@ -125,7 +125,7 @@ async fn count(
     let mut scraper = scraper;
     let sample = scraper.take(clock.now());
     // At most so many pods are read; the rest is taken to be like them.
-    let read = pods.len().min(crate::signals::scrape::MAX_PODS).max(1) as f64;
+    let read = pods.len().clamp(1, crate::signals::scrape::MAX_PODS) as f64;
     let rate = sample.rates.stable.map(|rate| rate * pods.len() as f64 / read);
     Probe {
         metrics: Some(metrics),

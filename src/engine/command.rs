@@ -68,8 +68,17 @@ pub enum CommandKind {
     Resume,
     /// Back to stable.
     Abort,
+    /// Back to stable, because a newer revision is to be released in its place; whoever releases that asks it.
+    Supersede,
     /// Try again what is stuck.
     Retry,
+}
+
+impl CommandKind {
+    /// Whether it asks for the way back, which waits for nothing.
+    pub const fn goes_back(self) -> bool {
+        matches!(self, Self::Abort | Self::Supersede)
+    }
 }
 
 impl std::fmt::Display for CommandKind {
@@ -81,6 +90,7 @@ impl std::fmt::Display for CommandKind {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Abort => "abort",
+            Self::Supersede => "supersede",
             Self::Retry => "retry",
         })
     }

@@ -15,7 +15,7 @@ impl Case<'_> {
 
     /// An abort waits for nothing; what was asked before it is void.
     pub(super) fn abort(&self) -> Option<Step> {
-        let abort = self.pending().find(|command| command.kind == CommandKind::Abort)?;
+        let abort = self.pending().find(|command| command.kind.goes_back())?;
         let earlier = self.pending().find(|command| command.id < abort.id);
         if !self.state.phase.can_retreat() {
             // An abort that comes too late voids nothing: a `retry` before it is what gets a stuck release moving.
@@ -45,10 +45,15 @@ impl Case<'_> {
             .as_deref()
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
-        let reason = format!("aborted by {}{words}", abort.by.user);
+        let (outcome, verb) = if abort.kind == CommandKind::Supersede {
+            (Outcome::Superseded, "superseded")
+        } else {
+            (Outcome::Aborted, "aborted")
+        };
+        let reason = format!("{verb} by {}{words}", abort.by.user);
         let event = Event::Retreated {
             command: Some(abort.id),
-            outcome: Outcome::Aborted,
+            outcome,
             reason: reason.clone(),
         };
         Some(Step {
@@ -68,7 +73,7 @@ impl Case<'_> {
             return self.refuse(command, "the release is over");
         }
         match command.kind {
-            CommandKind::Abort => None,
+            CommandKind::Abort | CommandKind::Supersede => None,
             CommandKind::Approve => match &state.phase {
                 Phase::Gated { stage } => match self.may_open(*stage, &command.by) {
                     Ok(()) => step(Event::GateOpened { command: id, by }, format!("approved by {user}")),

@@ -107,10 +107,6 @@ pub fn watched(release: &Release, selector: Option<String>) -> Vec<(Kind, Select
 
 impl KubernetesPlatform {
     /// A release on what `view` watches; see [`watched`].
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is another part of the world; one place makes it"
-    )]
     pub fn new(
         api: ApiServer,
         view: Arc<View>,
@@ -444,6 +440,7 @@ impl Platform for KubernetesPlatform {
 }
 
 /// A failure of the API server as the controller understands it.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` hands over")]
 pub(super) fn refusal(error: ApiError) -> PlatformError {
     if error.is_passing() {
         PlatformError::Unreachable(error.to_string())

@@ -251,7 +251,7 @@ fn play_the_deployment(fake: &FakeServer) {
                     }
                 });
                 fake.edit(DEPLOYMENT, |deployment| {
-                    deployment["metadata"]["annotations"][REVISION] = json!("2")
+                    deployment["metadata"]["annotations"][REVISION] = json!("2");
                 });
                 fake.edit(&format!("{SETS}/app-h1"), |old| old["spec"]["replicas"] = json!(0));
             }
@@ -585,7 +585,7 @@ async fn a_write_that_somebody_was_quicker_than_is_worked_out_anew() {
 async fn a_holder_that_was_believed_dead_writes_nothing_more() {
     let mut ground = Ground::started(true).await;
     ground.fake.edit(DEPLOYMENT, |deployment| {
-        deployment["metadata"]["annotations"][EPOCH] = json!("4")
+        deployment["metadata"]["annotations"][EPOCH] = json!("4");
     });
     ground.fake.forget();
     play(&ground.fake);
@@ -647,7 +647,7 @@ async fn nothing_is_handed_over_that_nobody_has_judged() {
         .until(&full, |world| world.route.split == Some(Split::weight(weight(100))))
         .await;
     ground.fake.edit(DEPLOYMENT, |deployment| {
-        deployment["spec"]["template"] = pod_template("app:1.2")
+        deployment["spec"]["template"] = pod_template("app:1.2");
     });
     ground.settle().await;
     let refused = ground.apply(&Action::Adopt).await.expect_err("another template");

@@ -49,7 +49,9 @@ impl Changes {
     }
 
     fn set(&mut self, path: &str, value: Value) {
-        self.0.push(json!({ "op": "add", "path": path, "value": value }));
+        let mut change = json!({ "op": "add", "path": path });
+        change["value"] = value;
+        self.0.push(change);
     }
 
     fn remove(&mut self, path: &str) {

@@ -92,7 +92,7 @@ fn add(texts: &Texts, key: &ReleaseKey, command: Command) -> Result<(Texts, Comm
     commands.waiting.retain(|waiting| waiting.id > state.handled);
     let waiting = commands.waiting.len() as u64;
     let (most, bytes) = match kind {
-        CommandKind::Abort => (MAX_PENDING_COMMANDS + MAX_PENDING_ABORTS, MOST_BYTES * 3 / 2),
+        CommandKind::Abort | CommandKind::Supersede => (MAX_PENDING_COMMANDS + MAX_PENDING_ABORTS, MOST_BYTES * 3 / 2),
         CommandKind::Approve
         | CommandKind::Promote { .. }
         | CommandKind::Pause

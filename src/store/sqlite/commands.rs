@@ -114,7 +114,7 @@ fn add(connection: &Connection, key: &ReleaseKey, command: Command) -> Result<Re
     )?;
     let (last, waiting) = counted.unwrap_or_default();
     let most = match kind {
-        CommandKind::Abort => MAX_PENDING_COMMANDS + MAX_PENDING_ABORTS,
+        CommandKind::Abort | CommandKind::Supersede => MAX_PENDING_COMMANDS + MAX_PENDING_ABORTS,
         CommandKind::Approve
         | CommandKind::Promote { .. }
         | CommandKind::Pause
