@@ -19,6 +19,9 @@ use super::value::{name, resource_version, uid};
 use super::{ApiError, ApiServer, Kind, Seen, Selection};
 use crate::clock::stopwatch;
 
+/// A watch that cannot be connected fails again within this: the pause between two tries and the time to connect.
+const FAILS_WITHIN: Duration = Duration::from_secs(8);
+
 /// A watched part of a namespace. Dropping it ends the watches.
 #[derive(Debug)]
 pub struct View {
@@ -33,12 +36,21 @@ struct Shared {
     wake: Arc<Notify>,
 }
 
+/// A watch that fails again and again.
+#[derive(Debug)]
+struct Broken {
+    error: ApiError,
+    since: Instant,
+    /// The last failure: one that has been connected again and has nothing to tell says nothing at all.
+    last: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Watched {
     objects: BTreeMap<String, Arc<Value>>,
     synced: bool,
-    /// What is wrong with the watch, and since when.
-    trouble: Option<(ApiError, Instant)>,
+    /// What is wrong with the watch.
+    trouble: Option<Broken>,
 }
 
 impl View {
@@ -87,7 +99,7 @@ impl View {
                     super::Fault::Unreachable("no answer in time".to_owned()),
                 )
             },
-            |(error, _)| error.clone(),
+            |broken| broken.error.clone(),
         ))
     }
 
@@ -119,13 +131,13 @@ impl View {
         }
     }
 
-    /// A watch that has been broken for at least this long.
+    /// A watch that has been broken for at least this long and still is.
     pub fn trouble(&self, at_least: Duration) -> Option<ApiError> {
         self.kinds()
             .values()
             .filter_map(|watched| watched.trouble.as_ref())
-            .find(|(_, since)| since.elapsed() >= at_least)
-            .map(|(error, _)| error.clone())
+            .find(|broken| broken.since.elapsed() >= at_least && broken.last.elapsed() < FAILS_WITHIN)
+            .map(|broken| broken.error.clone())
     }
 
     fn kinds(&self) -> MutexGuard<'_, BTreeMap<Kind, Watched>> {
@@ -182,8 +194,17 @@ async fn follow(api: ApiServer, kind: Kind, which: Selection, shared: Arc<Shared
                     }
                 }
                 Err(error) => {
-                    let since = watched.trouble.as_ref().map_or_else(stopwatch, |(_, since)| *since);
-                    watched.trouble = Some((error, since));
+                    let now = stopwatch();
+                    let before = watched
+                        .trouble
+                        .as_ref()
+                        .filter(|broken| broken.last.elapsed() < FAILS_WITHIN);
+                    let since = before.map_or(now, |broken| broken.since);
+                    watched.trouble = Some(Broken {
+                        error,
+                        since,
+                        last: now,
+                    });
                 }
             }
         }

@@ -238,6 +238,7 @@ fn before(deployment: &Value, ask: &Ask) -> Before {
         // Who says --held has paused it for this release, and wants it to go on afterwards.
         paused: flag(deployment, "/spec/paused") && !left && !ask.held,
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
+        max_unavailable: of("/spec/strategy/rollingUpdate/maxUnavailable"),
         history_limit: of("/spec/revisionHistoryLimit"),
     }
 }

@@ -143,6 +143,9 @@ pub struct Before {
     pub paused: bool,
     /// `spec.strategy.rollingUpdate.maxSurge`, number or percentage.
     pub max_surge: Value,
+    /// `spec.strategy.rollingUpdate.maxUnavailable`, number or percentage.
+    #[serde(default)]
+    pub max_unavailable: Value,
     /// `spec.revisionHistoryLimit`.
     pub history_limit: Value,
 }

@@ -122,6 +122,7 @@ impl Ground {
             before: Before {
                 paused: false,
                 max_surge: json!("25%"),
+                max_unavailable: json!("25%"),
                 history_limit: json!(10),
             },
             scaler: None,

@@ -108,6 +108,11 @@ pub fn hold(deployment: &Value, release: &Release, epoch: u64) -> Option<Patch> 
         }
         changes.set("/spec/strategy/rollingUpdate/maxSurge", json!(SURGE));
     }
+    // Somebody who resumes it in mid-release sets a rolling update going before Wade can stop it: it must not take
+    // serving pods away (seen: three of four).
+    if deployment.pointer("/spec/strategy/rollingUpdate/maxUnavailable") != Some(&json!(0)) {
+        changes.set("/spec/strategy/rollingUpdate/maxUnavailable", json!(0));
+    }
     let limit = release.before.history_limit.as_u64().unwrap_or(10) + MORE_HISTORY;
     if deployment.pointer("/spec/revisionHistoryLimit").and_then(Value::as_u64) != Some(limit) {
         changes.set("/spec/revisionHistoryLimit", json!(limit));
@@ -174,6 +179,7 @@ fn put_back(changes: &mut Changes, deployment: &Value, release: &Release) {
     let before = &release.before;
     for (path, value) in [
         ("/spec/strategy/rollingUpdate/maxSurge", &before.max_surge),
+        ("/spec/strategy/rollingUpdate/maxUnavailable", &before.max_unavailable),
         ("/spec/revisionHistoryLimit", &before.history_limit),
     ] {
         if !value.is_null() && deployment.pointer(path) != Some(value) {
