@@ -159,7 +159,9 @@ impl KubernetesPlatform {
             .map_or(1, |set| crate::apiserver::value::count(set, "/spec/replicas"))
             .max(1);
         let all = (ready >= wanted && ready as usize == pods.len()).then(|| ready_facts(pods));
-        let none = (ready == 0 && !pods.is_empty()).then(Vec::new);
+        // A node or control plane that is in trouble makes every pod unready: that says nothing against the canary.
+        let stable_ready = look.stable_pods.iter().any(|pod| is_ready(pod)) || look.stable_pods.is_empty();
+        let none = (ready == 0 && !pods.is_empty() && stable_ready).then(Vec::new);
         let events = self.view.list(Kind::Event);
         let led = self.wanted.as_ref().is_some_and(Split::reaches_canary);
         Presence {

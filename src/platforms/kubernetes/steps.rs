@@ -271,6 +271,25 @@ impl KubernetesPlatform {
             })
             .await?;
         }
+        // What the Deployment has begun to roll out meanwhile goes: once it is whole, it would take stable's pods away
+        // even while paused (seen).
+        let Some(deployment) = look
+            .deployment
+            .as_ref()
+            .filter(|deployment| workload::held(deployment).is_some())
+        else {
+            return Ok(());
+        };
+        for set in self.view.list(Kind::ReplicaSet) {
+            let theirs = controller(&set).is_some_and(|(_, _, owner)| owner == uid(deployment))
+                && name(&set) != self.release.canary_set()
+                && name(&set) != self.release.stable_set()
+                && super::template::same(&set["spec"]["template"], &self.release.template);
+            if theirs {
+                self.ensure(Kind::ReplicaSet, name(&set), |object| workload::scaled(object, 0))
+                    .await?;
+            }
+        }
         Ok(())
     }
 
