@@ -302,12 +302,16 @@ impl KubernetesPlatform {
                 self.release.deployment
             )));
         };
-        if look.is_given() {
-            return Ok(());
-        }
         let Some(set) = &look.set else {
             return Err(PlatformError::Refused("the canary's replicaset is gone".to_owned()));
         };
+        if look.is_given() {
+            self.ensure(Kind::Deployment, &self.release.deployment, |object| {
+                workload::unjammed(object, set, &self.release)
+            })
+            .await?;
+            return Ok(());
+        }
         if !super::template::same(&deployment["spec"]["template"], &self.release.template) {
             return Err(PlatformError::Refused(format!(
                 "the pod template of deployment {} is another one now; nothing is handed over that nobody has judged",

@@ -398,6 +398,23 @@ pub fn is_adopted(deployment: &Value, set: &Value, stable: Option<&Value>) -> bo
     owned && newest && whole && alone
 }
 
+/// Lets the Deployment divide its pods anew after the hand over, once it has come to rest with a wrong number of new ones.
+///
+/// Scaled in the moment of the hand over, a paused Deployment spreads the difference over both ReplicaSets. It can then
+/// be left with more new pods than it wants and no rule by which old ones go (seen: 4 old and 8 new of 6). Only a
+/// rolling update ends that, and with `maxUnavailable: 0` it takes nothing that serves.
+pub fn unjammed(deployment: &Value, set: &Value, release: &Release) -> Option<Patch> {
+    let seen = count(deployment, "/status/observedGeneration") >= count(deployment, "/metadata/generation");
+    let jammed = seen && flag(deployment, "/spec/paused") && count(set, "/spec/replicas") != replicas(deployment);
+    let ours = held(deployment).is_some_and(|held| held.number == release.number)
+        && super::template::same(&deployment["spec"]["template"], &release.template);
+    let mut changes = Changes::of(deployment);
+    if jammed && ours {
+        changes.set("/spec/paused", json!(false));
+    }
+    changes.patch()
+}
+
 /// An autoscaler does not shrink stable while a release runs: its load falls because traffic moves, and the way back
 /// must stay warm.
 pub fn scaler_held(scaler: &Value, size: u32, keda: bool) -> Option<Patch> {
