@@ -58,6 +58,9 @@ def network() -> None:
     # Nobody answers there. Without a route an address of a Service is unreachable before kube-proxy can rewrite it.
     ip(*inside, "route", "add", "default", "via", GATEWAY_IP, "dev", "node0")
     run(enter() + ["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+    # What kube-proxy has not rewritten gets an answer of its own, at once, that no pod and no Service gives.
+    refuse = ["iptables", "-A", "OUTPUT", "-d", SERVICE_CIDR, "-j", "REJECT", "--reject-with", "icmp-net-unreachable"]
+    run(enter() + refuse)
 
 
 def certificates() -> None:

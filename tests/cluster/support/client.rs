@@ -3,10 +3,15 @@
 //! It is an open loop: a slow answer does not hold back the next request, or an outage would hide most of what it
 //! costs. Nothing is tried twice. A connection that was closed while it lay idle is replaced before anything is sent on
 //! it, as every client does; one that closes on a request is a lost request.
+//!
+//! One thing is the node's and not the release's: a connection to a Service's address that kube-proxy's rules did not
+//! catch in the moment they were being replaced. The node answers it with "network unreachable", which nothing else
+//! does, so that it can be told from a pod that is gone ("no route to host"); a few of those begin anew.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +26,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{now, seconds};
+
+/// How many connections of one client the node may fail to translate.
+const UNTRANSLATED: u32 = 3;
 
 /// After this a request counts as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -104,6 +112,7 @@ struct Shared {
     load: Load,
     answers: Mutex<Vec<Answer>>,
     idle: Mutex<Vec<SendRequest<Empty<Bytes>>>>,
+    untranslated: AtomicU32,
 }
 
 impl Client {
@@ -114,6 +123,7 @@ impl Client {
             load,
             answers: Mutex::default(),
             idle: Mutex::default(),
+            untranslated: AtomicU32::new(0),
         });
         let task = tokio::spawn(send_all(shared.clone(), stop.clone()));
         Self { shared, stop, task }
@@ -192,9 +202,18 @@ async fn connection(shared: &Shared) -> Result<SendRequest<Empty<Bytes>>, String
         }
         // Closed while it lay there: look at the next one.
     }
-    let stream = TcpStream::connect(shared.load.to)
-        .await
-        .map_err(|error| format!("connect: {error}"))?;
+    let stream = loop {
+        match TcpStream::connect(shared.load.to).await {
+            Ok(stream) => break stream,
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NetworkUnreachable
+                    && shared.untranslated.fetch_add(1, Ordering::Relaxed) < UNTRANSLATED =>
+            {
+                eprintln!("{} was not translated by the node once", shared.load.to);
+            }
+            Err(error) => return Err(format!("connect: {error}")),
+        }
+    };
     let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| chain(&error))?;
     tokio::spawn(async move {
         // Its error comes out at the request that it ended.
