@@ -24,6 +24,7 @@ pub mod scrape;
 pub mod series;
 pub mod source;
 pub mod tally;
+pub mod traces;
 
 #[cfg(test)]
 mod testing;
