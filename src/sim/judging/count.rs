@@ -29,12 +29,7 @@ pub struct Row {
 }
 
 /// METHOD.md's weights, each for one to five minutes.
-pub const STAGES: [Stage; 4] = [
-    stage(0.01, 0.05),
-    stage(0.05, 0.2),
-    stage(0.2, 0.5),
-    stage(0.5, 1.0),
-];
+pub const STAGES: [Stage; 4] = [stage(0.01, 0.05), stage(0.05, 0.2), stage(0.2, 0.5), stage(0.5, 1.0)];
 
 const fn stage(weight: f64, next_weight: f64) -> Stage {
     Stage {

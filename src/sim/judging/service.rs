@@ -417,9 +417,8 @@ fn shares(behaviour: &Behaviour, slower: f64, stalls: f64) -> [f64; BOUNDS.len()
 /// The standard normal distribution function (Abramowitz and Stegun 26.2.17, error below 1e-7: no tail is read from it).
 fn normal_below(z: f64) -> f64 {
     let t = 1.0 / (1.0 + 0.231_641_9 * z.abs());
-    let series = t
-        * (0.319_381_530
-            + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let series =
+        t * (0.319_381_530 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     let above = (-0.5 * z * z).exp() / (2.0 * std::f64::consts::PI).sqrt() * series;
     if z >= 0.0 { 1.0 - above } else { above }
 }

@@ -25,12 +25,7 @@ pub enum Settings {
 
 impl Settings {
     /// All of them, in the order of a table.
-    pub const ALL: [Settings; 4] = [
-        Settings::Reference,
-        Settings::Usual,
-        Settings::Auto,
-        Settings::Tripwire,
-    ];
+    pub const ALL: [Settings; 4] = [Settings::Reference, Settings::Usual, Settings::Auto, Settings::Tripwire];
 
     /// What it is called.
     pub fn name(self) -> &'static str {

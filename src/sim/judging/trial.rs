@@ -62,7 +62,8 @@ pub struct End {
 impl End {
     /// Seconds from the beginning of the fault to the rollback.
     pub fn seconds_to_detect(&self) -> Option<f64> {
-        self.rolled_back.then_some((self.served_s - self.fault_at_s.unwrap_or(0.0)).max(0.0))
+        self.rolled_back
+            .then_some((self.served_s - self.fault_at_s.unwrap_or(0.0)).max(0.0))
     }
 }
 
