@@ -111,8 +111,8 @@ fn capped(gain: f64, cap: Option<f64>) -> f64 {
 
 /// The cap with which `blocks` blocks must agree before a component of this weight reaches its level from the start.
 /// `None` (nothing to cap) for a component without weight: it decides nothing.
-pub(crate) fn cap_for(level: f64, weight: f64, blocks: u32, start: f64) -> Option<f64> {
-    let cap = (1.0 / (level * weight * start)).ln() / f64::from(blocks) * CAP_SLACK;
+pub(crate) fn cap_for(level: f64, weight: f64, blocks: f64, start: f64) -> Option<f64> {
+    let cap = (1.0 / (level * weight * start)).ln() / blocks * CAP_SLACK;
     cap.is_finite().then_some(cap)
 }
 

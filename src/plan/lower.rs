@@ -3,7 +3,7 @@
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
-    Tripwire, severe_block_for,
+    Tripwire,
 };
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
@@ -473,13 +473,13 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
     let defaults = Config::default();
     let every_s = measured_every(analysis).as_secs_f64();
     let written = analysis.burst_window.and_then(BurstWindow::span);
-    Config {
+    let config = Config {
         alpha: analysis.false_rollback.map_or(defaults.alpha, |share| share.fraction()),
         burst_window_s: written.map_or(defaults.burst_window_s, Span::as_secs_f64),
         when_calm: (analysis.burst_window == Some(BurstWindow::Auto)).then(|| Blocks::calm(every_s)),
         severe_block_s: analysis
             .severe_window
-            .map_or_else(|| severe_block_for(every_s), Span::as_secs_f64),
+            .map_or(defaults.severe_block_s, Span::as_secs_f64),
         min_stage_s: rule.min_stage.map_or(defaults.min_stage_s, Span::as_secs_f64),
         pass_early: early.is_some(),
         metrics: metrics
@@ -487,6 +487,11 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
             .flat_map(|metric| metric_config(metric, &rule, tripwire.as_ref(), compare))
             .collect(),
         ..defaults
+    };
+    if analysis.severe_window.is_some() {
+        config
+    } else {
+        config.with_severe_blocks_for(every_s)
     }
 }
 

@@ -10,7 +10,9 @@
 //! who wants to know about their own replays its past.
 
 pub mod count;
+pub mod lines;
 pub mod scenarios;
 pub mod service;
 pub mod settings;
+pub mod speed;
 pub mod trial;

@@ -6,7 +6,7 @@ use super::scenarios::Scenario;
 use super::service::BOUNDS;
 use super::trial::Look;
 use crate::judge::config::{
-    Blocks, Config, ErrorsConfig, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, Tripwire, severe_block_for,
+    Blocks, Config, ErrorsConfig, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, Tripwire,
 };
 use crate::judge::{Call, Counter, History, Increment, Judge, Observation, Sides};
 
@@ -54,7 +54,7 @@ impl Settings {
             }
         }
         if self != Settings::Reference {
-            config.severe_block_s = severe_block_for(scenario.every_s);
+            config = config.with_severe_blocks_for(scenario.every_s);
         }
         config.metrics = vec![
             MetricConfig::new(ERRORS, MetricKind::Errors(errors)),

@@ -122,7 +122,9 @@ impl<'a> Trial<'a> {
         };
         let mut t_s = begin;
         let mut scrapes = phases.map(|phase| ((begin - phase) / every).floor());
-        let mut look = (begin / every).floor();
+        // The judge looks when both sides of a round of scrapes are in.
+        let look_phase = phases[0].max(phases[1]);
+        let mut look = ((begin - look_phase) / every).floor();
         for (number, plan) in stages.iter().enumerate() {
             let stage_at_s = t_s;
             let pods = (plan.weight * f64::from(PODS)).ceil().max(1.0) as u32;
@@ -135,16 +137,17 @@ impl<'a> Trial<'a> {
                 t_s += step;
                 self.serve(t_s, step, t_s - begin, plan);
                 for side in 0..2 {
-                    let number = ((t_s - phases[side]) / every).floor();
-                    if number > scrapes[side] {
-                        scrapes[side] = number;
+                    let number_of_scrape = ((t_s - phases[side]) / every).floor();
+                    if number_of_scrape > scrapes[side] {
+                        scrapes[side] = number_of_scrape;
                         self.scrape(side);
                     }
                 }
-                if (t_s / every).floor() <= look {
+                let number_of_look = ((t_s - look_phase) / every).floor();
+                if number_of_look <= look {
                     continue;
                 }
-                look = (t_s / every).floor();
+                look = number_of_look;
                 let [canary, stable] = std::mem::take(&mut self.scraped);
                 let gauge = self.gauge(t_s - begin, plan.weight);
                 end.looks += 1;
