@@ -84,7 +84,12 @@ impl Mix {
 
     /// Adds a window's ln e to each bet: `gain(alternative)` over the grid.
     pub(crate) fn add(&mut self, grid: &[f64], gain: impl Fn(f64) -> f64) {
-        for (open, alternative) in self.open.iter_mut().zip(grid) {
+        self.add_after(0, grid, gain);
+    }
+
+    /// The same for the bets after the first `skipped`, whose alternatives are on another grid.
+    pub(crate) fn add_after(&mut self, skipped: usize, grid: &[f64], gain: impl Fn(f64) -> f64) {
+        for (open, alternative) in self.open.iter_mut().skip(skipped).zip(grid) {
             *open += gain(*alternative);
         }
     }

@@ -522,6 +522,13 @@ pub const LIMIT: &str = " (limit)";
 /// The absolute limit used when there is no fair comparison and the user named none.
 const UNCOMPARED_MAX_ERRORS: f64 = 0.05;
 
+/// The share of all traffic that a fault still unseen may cost at the next weight, for errors and slowness alike.
+fn budget(early: &PassEarlyRule) -> f64 {
+    early
+        .errors_of_all_traffic
+        .map_or(ErrorsPass::default().of_total_traffic, |share| share.fraction())
+}
+
 fn metric_config(
     metric: &MetricSpec,
     early: &PassEarlyRule,
@@ -534,9 +541,6 @@ fn metric_config(
             times: 1.0 + defaults.allow_ratio,
             plus: defaults.allow_abs,
         });
-        let budget = early
-            .errors_of_all_traffic
-            .map_or(defaults.pass.of_total_traffic, |share| share.fraction());
         let compared = compare.then(|| MetricConfig {
             name: name.to_owned(),
             weight,
@@ -544,7 +548,7 @@ fn metric_config(
                 allow_ratio: allow.times - 1.0,
                 allow_abs: allow.plus,
                 pass: ErrorsPass {
-                    of_total_traffic: budget,
+                    of_total_traffic: budget(early),
                     ..defaults.pass
                 },
                 tripwire: tripwire.clone(),
@@ -599,6 +603,7 @@ fn metric_config(
                 kind: MetricKind::Latency(LatencyConfig {
                     max_increase: latency.allow.map_or(defaults.max_increase, |allow| allow.times - 1.0),
                     pass_within: early.latency.map_or(defaults.pass_within, |allow| allow.times - 1.0),
+                    pass_of_total_traffic: budget(early),
                     quantiles: quantiles.unwrap_or(defaults.quantiles),
                     warmup_s: latency.warmup.map_or(defaults.warmup_s, Span::as_secs_f64),
                 }),

@@ -11,6 +11,7 @@
 
 pub mod count;
 pub mod lines;
+pub mod promote;
 pub mod scenarios;
 pub mod service;
 pub mod settings;

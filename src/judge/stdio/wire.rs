@@ -204,6 +204,7 @@ impl WireMetric {
                 let config = LatencyConfig {
                     max_increase: max_increase.unwrap_or(default.max_increase),
                     pass_within: pass_within.unwrap_or(default.pass_within),
+                    pass_of_total_traffic: default.pass_of_total_traffic,
                     quantiles: quantiles.unwrap_or(default.quantiles),
                     warmup_s: warmup.unwrap_or(default.warmup_s),
                 };

@@ -55,6 +55,8 @@ pub struct End {
     pub rolled_back: bool,
     /// Stages that ended early because they passed.
     pub passed: u32,
+    /// Seconds that each stage took, the last one as far as it came.
+    pub stages_s: Vec<f64>,
     /// How often the judge looked.
     pub looks: u64,
 }
@@ -118,6 +120,7 @@ impl<'a> Trial<'a> {
             served_s: 0.0,
             rolled_back: false,
             passed: 0,
+            stages_s: Vec::new(),
             looks: 0,
         };
         let mut t_s = begin;
@@ -173,6 +176,7 @@ impl<'a> Trial<'a> {
                     Call::Pass | Call::Undecided => {}
                 }
             }
+            end.stages_s.push(t_s - stage_at_s);
         }
         end.served_s = t_s - begin;
         end
