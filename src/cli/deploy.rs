@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::connect::{Connection, answered, deployment};
 use super::exit::{Exit, Failure};
-use super::files::text;
+use super::files::policy;
 use super::follow::{Codes, FollowArgs, follow};
 use super::pipeline::{deploy_window, environment, pipeline, time_left};
 use super::render::status::head;
@@ -17,7 +17,7 @@ use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::platforms::kubernetes::template::For;
 use crate::spec::vars::VERSION;
-use crate::spec::{AddressFrom, NotifySpec, Span, UrlFrom, Workload, read_rollout};
+use crate::spec::{AddressFrom, NotifySpec, Span, UrlFrom, Workload};
 
 /// Release a new version and follow it to its end
 #[derive(Debug, clap::Args)]
@@ -159,17 +159,10 @@ impl RevisionArgs {
 
 /// What a cluster needs to know.
 pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Options, Failure> {
-    let rollout = match file {
-        Some(file) => {
-            let source = file.display().to_string();
-            Some(read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?)
-        }
-        None => None,
-    };
     Ok(Options {
         ask: revision.ask()?,
         any: false,
-        rollout,
+        rollout: file.map(policy).transpose()?,
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
         notify: revision.notify.clone(),
@@ -187,12 +180,10 @@ fn target(args: &Args) -> Result<Option<String>, Failure> {
     {
         return Ok(Some(own.to_owned()));
     }
-    if let Some(file) = &args.file {
-        let source = file.display().to_string();
-        let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
-        if let Workload::Deployment(own) = &rollout.spec.workload {
-            return Ok(Some(own.clone()));
-        }
+    if let Some(file) = &args.file
+        && let Workload::Deployment(own) = policy(file)?.spec.workload
+    {
+        return Ok(Some(own));
     }
     if let Some(file) = &args.revision.from_file {
         let manifest = super::manifest::deployment(file)?;
@@ -216,53 +207,42 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
-    let request = ReleaseRequest {
-        target: ReleaseTarget::File {
-            set,
-            path: args.file.as_deref().map(absolute).transpose()?,
-        },
-        reason: args.reason,
-        emergency: args.emergency,
-        require_proof: args.require_proof,
-        deploy_window: deploy_window(environment)?,
-        pipeline: pipeline(environment),
+    let target = ReleaseTarget::File {
+        set,
+        path: args.file.as_deref().map(absolute).transpose()?,
     };
-    let (client, name) = args.connection.open(Some(&name)).await?;
-    let screen = Screen::new(args.output.output);
-    if args.dry_run {
-        let plan = answered(client.preview(&name, &request)).await?;
-        if screen.is_json() {
-            screen.json(&serde_json::json!({ "plan": plan }));
-        } else {
-            screen.text(&plan);
-        }
-        return Ok(Exit::Done);
-    }
-    begin(&client, &name, &request, args.follow, screen).await
+    let (client, name) = args.connection.clone().open(Some(&name)).await?;
+    ask(args, &client, &name, target).await
 }
 
 async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
     let options = options(args.file.as_deref(), &args.revision)?;
-    let screen = Screen::new(args.output.output);
     if args.print_rollout {
         let namespace = args.connection.cluster.namespace.as_deref().unwrap_or("default");
-        screen.text(&print_rollout(own, namespace, &options));
+        Screen::new(args.output.output).text(&print_rollout(own, namespace, &options));
         return Ok(Exit::Done);
     }
+    let (client, name) = args
+        .connection
+        .clone()
+        .open_with(Some(&format!("deployment/{own}")), options)
+        .await?;
+    ask(args, &client, &name, ReleaseTarget::default()).await
+}
+
+/// Shows the plan, or begins the release.
+async fn ask(args: Args, client: &Client, name: &str, target: ReleaseTarget) -> Result<Exit, Failure> {
     let request = ReleaseRequest {
-        target: ReleaseTarget::default(),
+        target,
         reason: args.reason,
         emergency: args.emergency,
         require_proof: args.require_proof,
         deploy_window: deploy_window(environment)?,
         pipeline: pipeline(environment),
     };
-    let (client, name) = args
-        .connection
-        .open_with(Some(&format!("deployment/{own}")), options)
-        .await?;
+    let screen = Screen::new(args.output.output);
     if args.dry_run {
-        let plan = answered(client.preview(&name, &request)).await?;
+        let plan = answered(client.preview(name, &request)).await?;
         if screen.is_json() {
             screen.json(&serde_json::json!({ "plan": plan }));
         } else {
@@ -270,7 +250,7 @@ async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
-    begin(&client, &name, &request, args.follow, screen).await
+    begin(client, name, &request, args.follow, screen).await
 }
 
 /// The policy as a file, to be kept beside the service's sources.
@@ -292,6 +272,12 @@ pub(super) async fn begin(
     args: FollowArgs,
     mut screen: Screen,
 ) -> Result<Exit, Failure> {
+    // Before anything is begun: a step that detaches would leave a release behind that nobody carries.
+    if args.detach && !client.is_carried() {
+        return Err(Failure::usage(
+            "--detach needs somebody who carries the release after this command has ended: a daemon; in a cluster without one leave --detach out",
+        ));
+    }
     // Unbounded on purpose: the daemon may have to wait for the release that runs.
     let started = client.release(name, request).await?;
     if screen.is_json() {
@@ -303,11 +289,6 @@ pub(super) async fn begin(
         return Ok(Exit::Done);
     };
     if args.detach {
-        if client.is_carrying() {
-            return Err(Failure::usage(
-                "--detach needs somebody who carries the release: a daemon",
-            ));
-        }
         if !screen.is_json() {
             screen.text(&format!("follow   wade status -w {name}"));
         }
@@ -346,12 +327,11 @@ fn name(name: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
             .map(str::to_owned)
             .ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
     };
-    let source = file.display().to_string();
-    let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
-    let own = rollout.metadata.name;
+    let own = policy(file)?.metadata.name;
     match name {
         Some(name) if name != own => Err(Failure::usage(format!(
-            "{source} describes the rollout {own}, not {name}; leave the name out or name the right file"
+            "{} describes the rollout {own}, not {name}; leave the name out or name the right file",
+            file.display()
         ))),
         _ => Ok(own),
     }
