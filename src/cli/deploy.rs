@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::connect::{Connection, answered, deployment};
 use super::exit::{Exit, Failure};
-use super::files::policy;
+use super::files::{policy, text};
 use super::follow::{Codes, FollowArgs, follow};
+use super::job::{self, JobArgs};
 use super::pipeline::{deploy_window, environment, pipeline, time_left};
 use super::render::status::head;
-use super::screen::{OutputArg, Screen};
+use super::screen::{Format, OutputArg, Screen};
 use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::Options;
 use crate::cluster::admit::Ask;
+use crate::cluster::job::FILES;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::platforms::kubernetes::template::For;
@@ -62,6 +66,8 @@ pub(super) struct Args {
     dry_run: bool,
     #[command(flatten)]
     revision: RevisionArgs,
+    #[command(flatten)]
+    job: JobArgs,
     /// Print the policy that is applied, to be written down, and touch nothing
     #[arg(long, help_heading = "In a cluster")]
     print_rollout: bool,
@@ -222,12 +228,104 @@ async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
         Screen::new(args.output.output).text(&print_rollout(own, namespace, &options));
         return Ok(Exit::Done);
     }
-    let (client, name) = args
-        .connection
-        .clone()
-        .open_with(Some(&format!("deployment/{own}")), options)
-        .await?;
-    ask(args, &client, &name, ReleaseTarget::default()).await
+    let place = format!("deployment/{own}");
+    if args.job.in_cluster() && !args.dry_run {
+        let (cluster, own) = args.connection.cluster(&place, options).await?;
+        let (words, files) = args.words(&own, cluster.namespace())?;
+        let step = args.job.step(&own, words, files);
+        let screen = Screen::new(args.output.output);
+        return job::run(cluster, &step, args.follow, args.require_proof, screen).await;
+    }
+    let (cluster, own) = args.connection.cluster(&place, options).await?;
+    let client = Client::over(Arc::new(Arc::clone(&cluster)), false);
+    let Some(watchdog) = args.job.watchdog(&own, cluster.namespace()).filter(|_| !args.dry_run) else {
+        return ask(args, &client, &own, ReleaseTarget::default()).await;
+    };
+    // What cannot be left behind is said before anything is touched.
+    cluster.try_job(&watchdog).await?;
+    let json = args.output.output == Format::Json;
+    let leave = async {
+        // It ends with the release that it finds, so it may not come before one.
+        while !cluster.carries() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        match cluster.start_job(&watchdog).await {
+            Ok(job) if !json => Screen::new(Format::Text).text(&format!(
+                "watched  by job/{} -n {}, which takes the release back if this command is killed",
+                crate::apiserver::value::name(&job),
+                cluster.namespace()
+            )),
+            Ok(_) => {}
+            Err(error) => super::warn(&format!("no watchdog: {}", error.message)),
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        end = ask(args, &client, &own, ReleaseTarget::default()) => end,
+        () = leave => Err(Failure::other("the watchdog was waited for")),
+    }
+}
+
+impl Args {
+    /// The same command as it is given to a Job, and the files that it reads.
+    fn words(&self, own: &str, namespace: &str) -> Result<(Vec<String>, BTreeMap<String, String>), Failure> {
+        let (mut words, mut files) = (Vec::new(), BTreeMap::new());
+        let mut say = |parts: &[&str]| words.extend(parts.iter().map(|part| (*part).to_owned()));
+        say(&["deploy", &format!("deployment/{own}"), "-n", namespace]);
+        // Its pod may be taken away; the next one goes on with the release.
+        say(&["--on-interrupt", "detach"]);
+        let mut hand_over = |name: &str, path: &Path| -> Result<String, Failure> {
+            files.insert(name.to_owned(), text(path)?);
+            Ok(format!("{FILES}/{name}"))
+        };
+        if let Some(file) = &self.file {
+            policy(file)?;
+            say(&["-f", &hand_over("rollout.yaml", file)?]);
+        }
+        let revision = &self.revision;
+        if let Some(file) = &revision.from_file {
+            let manifest = super::manifest::deployment(file)?;
+            say(&["--from-file", &format!("{FILES}/deployment.json")]);
+            files.insert("deployment.json".to_owned(), manifest.to_string());
+        }
+        if let Some(image) = &revision.image {
+            say(&["--image", image]);
+        }
+        for (flag, pairs) in [("--set-image", &revision.set_image), ("--env", &revision.env)] {
+            for (name, value) in pairs {
+                say(&[flag, &format!("{name}={value}")]);
+            }
+        }
+        for (flag, named) in [("--strategy", &revision.strategy), ("--reason", &self.reason)] {
+            if let Some(named) = named {
+                say(&[flag, named]);
+            }
+        }
+        for (flag, is_said) in [
+            ("--held", revision.held),
+            ("--allow-parallel", revision.allow_parallel),
+            ("--allow-fewer", revision.allow_fewer),
+            ("--emergency", self.emergency),
+            ("--require-proof", self.require_proof),
+        ] {
+            if is_said {
+                say(&[flag]);
+            }
+        }
+        for spec in &revision.notify {
+            let (kind, from) = match spec {
+                NotifySpec::Slack(from) => ("slack", from),
+                NotifySpec::Webhook(from) => ("webhook", from),
+            };
+            let AddressFrom::SecretRef(secret) = from else {
+                return Err(Failure::usage(format!(
+                    "with --in-cluster the address must be in the cluster too: --notify {kind}=secret:NAME"
+                )));
+            };
+            say(&["--notify", &format!("{kind}=secret:{secret}")]);
+        }
+        Ok((words, files))
+    }
 }
 
 /// Shows the plan, or begins the release.

@@ -215,7 +215,10 @@ async fn weights_reset() {
         .into_iter()
         .skip_while(|(at, weight)| *at < asked || *weight != 0);
     let reset = since.next().expect("the weight is reset").0;
-    let back = since.find(|(_, weight)| *weight == 25).expect("the weight is put back").0;
+    let back = since
+        .find(|(_, weight)| *weight == 25)
+        .expect("the weight is put back")
+        .0;
     eprintln!("FIGURE weights reset: put back {:.2} s after it", seconds(reset, back));
     seen.exits_with(0);
     seen.says("last written by kubectl-patch");
