@@ -104,7 +104,7 @@ impl Judge {
     )]
     pub fn new(config: Config, history: Option<&History>) -> Self {
         let phi0 = history.and_then(History::phi0);
-        let terms = Terms::new(&config, phi0);
+        let terms = Terms::new(&config, history);
         let total: f64 = config.metrics.iter().map(|metric| metric.weight).sum();
         let share = |weight: f64| {
             if total > 0.0 {
