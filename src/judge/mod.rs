@@ -21,6 +21,7 @@
 mod capital;
 pub mod config;
 pub mod counter;
+pub mod course;
 mod dispersion;
 mod errors;
 mod evalue;
@@ -28,6 +29,7 @@ mod gauge;
 mod histogram;
 pub mod history;
 mod intake;
+pub mod interval;
 mod latency;
 mod objective;
 pub mod observation;
@@ -47,7 +49,9 @@ use serde::{Deserialize, Serialize};
 
 pub use config::Config;
 pub use counter::Counter;
+pub use course::Course;
 pub use history::{History, HistoryRecorder};
+pub use interval::Interval;
 pub use observation::{Increment, MetricName, Observation, Sides};
 pub use verdict::{Call, MetricEvidence, Verdict};
 
