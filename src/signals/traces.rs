@@ -11,13 +11,16 @@
 //! pass it: the judge asks other counts for that.
 //!
 //! Reading order: [`span`], [`normal`] (names and messages without what differs), [`attribution`] (whose span), [`book`]
-//! (the counts), [`telemetry`] (what is counted about it).
+//! (the counts), [`telemetry`] (what is counted about it), [`store`] (a store that is asked: [`jaeger`], [`tempo`]).
 
 pub mod attribution;
 pub mod book;
+pub mod jaeger;
 pub mod normal;
 pub mod span;
+pub mod store;
 pub mod telemetry;
+pub mod tempo;
 mod with;
 
 pub use attribution::{Belongs, Names, Rule};
