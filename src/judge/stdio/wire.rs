@@ -89,6 +89,43 @@ pub(crate) struct Look {
     stable: Option<Arm>,
 }
 
+/// A look with its type and run; names that need no escapes, or they are read the long way.
+#[derive(Deserialize)]
+struct NamedLook<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    run: &'a str,
+    t: f64,
+    step: Option<u32>,
+    step_start: Option<f64>,
+    next_weight: Option<f64>,
+    canary: Option<Arm>,
+    stable: Option<Arm>,
+}
+
+/// Type, run and look of a line that is one; `None` if it is something else, or nothing at all.
+pub(crate) fn named_look(line: &[u8]) -> Option<(&str, &str, Look)> {
+    let NamedLook {
+        kind,
+        run,
+        t,
+        step,
+        step_start,
+        next_weight,
+        canary,
+        stable,
+    } = serde_json::from_slice(line).ok()?;
+    let look = Look {
+        t,
+        step,
+        step_start,
+        next_weight,
+        canary,
+        stable,
+    };
+    Some((kind, run, look))
+}
+
 #[derive(Deserialize)]
 struct Arm {
     requests: f64,
