@@ -10,6 +10,7 @@
 //! who wants to know about their own replays its past.
 
 pub mod count;
+pub mod early;
 pub mod lines;
 pub mod promote;
 pub mod scenarios;

@@ -27,10 +27,14 @@ pub struct Scenario {
     pub truth: Truth,
     /// Requests per second on the whole service.
     pub rps: f64,
+    /// Pods at full size.
+    pub pods: u32,
     /// Seconds between two scrapes, and looks.
     pub every_s: f64,
     /// How both revisions answer.
     pub usual: Behaviour,
+    /// How the new one answers, where that is not a matter of a [`Fault`] alone.
+    pub new_usual: Option<Behaviour>,
     /// What both go through.
     pub weather: Weather,
     /// What is wrong with the new one.
@@ -60,8 +64,10 @@ const HEALTHY: Scenario = Scenario {
     name: "",
     truth: Truth::Healthy,
     rps: 1000.0,
+    pods: 20,
     every_s: 2.0,
     usual: CALM,
+    new_usual: None,
     weather: Weather::Still,
     fault: FINE,
     history: true,
@@ -142,6 +148,16 @@ pub const fn calm(rps: f64) -> Scenario {
         rps,
         ..HEALTHY
     }
+}
+
+/// Services whose errors come in bursts, for finding out how much of their past must be known. Where a pod has less
+/// than one hiccup an hour, a canary that has its tolerance of them has none in most stages: no past helps there.
+pub fn bursty() -> impl Iterator<Item = Scenario> {
+    SCENARIOS.into_iter().filter(|scenario| {
+        let often = |own: Hiccups| own.fails > 0.0 && own.per_pod_hour >= 1.0;
+        let bursts = scenario.usual.clumps.is_some() || scenario.usual.hiccups.is_some_and(often);
+        scenario.truth == Truth::Healthy && scenario.history && bursts
+    })
 }
 
 /// All of them, healthy ones first.
