@@ -5,6 +5,7 @@ use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
     Tripwire,
 };
+use crate::judge::history::EARLY_PASS_POD_MINUTES;
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
     NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span,
@@ -196,9 +197,18 @@ pub fn lower(
 /// How much history an analysis asks for.
 pub fn history_plan(analysis: &AnalysisSpec) -> HistoryPlan {
     let history = analysis.history.as_ref();
-    HistoryPlan {
-        least: history.and_then(|history| history.least).unwrap_or(Span::secs(1800)),
-        block: history.and_then(|history| history.block).unwrap_or(Span::secs(300)),
+    let block = history.and_then(|history| history.block).unwrap_or(Span::secs(60));
+    match history.and_then(|history| history.least) {
+        Some(least) => HistoryPlan {
+            least,
+            block: block.min(least),
+            pod_minutes: 0,
+        },
+        None => HistoryPlan {
+            least: block,
+            block,
+            pod_minutes: EARLY_PASS_POD_MINUTES,
+        },
     }
 }
 
