@@ -5,7 +5,7 @@ use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
     Tripwire,
 };
-use crate::judge::history::EARLY_PASS_POD_MINUTES;
+use crate::judge::history::{EARLY_PASS_MINUTES, EARLY_PASS_POD_MINUTES};
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
     NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span,
@@ -205,7 +205,7 @@ pub fn history_plan(analysis: &AnalysisSpec) -> HistoryPlan {
             pod_minutes: 0,
         },
         None => HistoryPlan {
-            least: block,
+            least: Span::secs(60 * EARLY_PASS_MINUTES),
             block,
             pod_minutes: EARLY_PASS_POD_MINUTES,
         },

@@ -105,9 +105,9 @@ pub fn early_pass(plan: &Plan) -> String {
         return format!("{known} {least} of stable's pods, two or more");
     }
     format!(
-        "{known} {pod_minutes} pod-minutes of stable (4 pods: {} min, 20 pods: {} min; one pod alone: never)",
-        pod_minutes.div_ceil(4),
-        pod_minutes.div_ceil(20)
+        "{known} {pod_minutes} pod-minutes of stable, at least {least} (2 pods: {} min, 4 pods: {} min; one pod alone: never)",
+        pod_minutes.div_ceil(2),
+        pod_minutes.div_ceil(4)
     )
 }
 
