@@ -8,6 +8,7 @@ use super::config::{
 use super::{Call, History, Increment, Judge, Observation, Sides, Verdict};
 
 mod fairness;
+mod late;
 mod properties;
 
 fn errors() -> MetricConfig {
