@@ -6,9 +6,9 @@ use crate::judge::config::{
     Tripwire, severe_block_for,
 };
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
-    NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span,
-    Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
+    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
+    Mode, NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source,
+    Span, Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -55,6 +55,8 @@ pub(crate) const QUIET_RPS: f64 = 1.0;
 const SMOKE_AGAIN: Span = Span::secs(10);
 const DEFAULT_DRAIN: Span = Span::secs(10);
 const CONFIRM_WITHIN: Span = Span::secs(10);
+/// The same where a platform rolls its instances first.
+const ROLLED_WITHIN: Span = Span::secs(60);
 
 /// Plans a release: `strategy`, `analysis` and `limits` are the resolved ones (rollout over strategy over nothing).
 pub fn lower(
@@ -115,6 +117,11 @@ pub fn lower(
         stages.iter_mut().for_each(share_by_instances);
     }
 
+    let rolling = spec.finish == Finish::Rolling && around.lane != Lane::FirstDeploy && found.is_some();
+    if rolling {
+        roll_last(&mut stages);
+    }
+
     let comparison = match (&around.lane, &around.stable_unfit) {
         (Lane::Emergency { .. }, _) => Comparison::LimitsOnly {
             reason: "an emergency release is not compared".to_owned(),
@@ -152,6 +159,7 @@ pub fn lower(
         judge: judge_config(analysis, &comparison),
         comparison,
         stages,
+        rolling,
         smoke: SmokePlan {
             tests: spec.smoke.clone(),
             tries: limits.smoke_tries.unwrap_or(3),
@@ -161,7 +169,7 @@ pub fn lower(
         ready_within: limits.ready.unwrap_or(Span::secs(300)),
         settle: limits.settle.unwrap_or(Span::secs(5)),
         drain_within,
-        confirm_within: CONFIRM_WITHIN,
+        confirm_within: if rolling { ROLLED_WITHIN } else { CONFIRM_WITHIN },
         gate_within,
         release_within: Span::secs(0),
         look: analysis.look.unwrap_or_else(|| usual_look(measure.source.as_ref())),
@@ -425,6 +433,14 @@ fn share_by_instances(stage: &mut Stage) {
     let needed = (share * 1000).div_ceil(rest).min(1000);
     let needed = Weight::from_permille(u16::try_from(needed).unwrap_or(1000)).unwrap_or(Weight::FULL);
     stage.capacity = stage.capacity.max(needed);
+}
+
+/// The bake gets no pods of its own: the platform rolls on from the size that was judged, at least a quarter.
+fn roll_last(stages: &mut [Stage]) {
+    if let Some((bake, before)) = stages.split_last_mut() {
+        let judged = before.iter().map(|stage| stage.capacity).max().unwrap_or_default();
+        bake.capacity = judged.max(Weight::from_permille(250).unwrap_or(Weight::FULL));
+    }
 }
 
 fn bake_stage(time: Span) -> Stage {
