@@ -3,7 +3,7 @@
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
-    Tripwire, severe_block_for,
+    Tripwire,
 };
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
@@ -489,13 +489,13 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
     let defaults = Config::default();
     let every_s = measured_every(analysis).as_secs_f64();
     let written = analysis.burst_window.and_then(BurstWindow::span);
-    Config {
+    let config = Config {
         alpha: analysis.false_rollback.map_or(defaults.alpha, |share| share.fraction()),
         burst_window_s: written.map_or(defaults.burst_window_s, Span::as_secs_f64),
         when_calm: (analysis.burst_window == Some(BurstWindow::Auto)).then(|| Blocks::calm(every_s)),
         severe_block_s: analysis
             .severe_window
-            .map_or_else(|| severe_block_for(every_s), Span::as_secs_f64),
+            .map_or(defaults.severe_block_s, Span::as_secs_f64),
         min_stage_s: rule.min_stage.map_or(defaults.min_stage_s, Span::as_secs_f64),
         pass_early: early.is_some(),
         metrics: metrics
@@ -503,6 +503,11 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
             .flat_map(|metric| metric_config(metric, &rule, tripwire.as_ref(), compare))
             .collect(),
         ..defaults
+    };
+    if analysis.severe_window.is_some() {
+        config
+    } else {
+        config.with_severe_blocks_for(every_s)
     }
 }
 
@@ -533,6 +538,13 @@ pub const LIMIT: &str = " (limit)";
 /// The absolute limit used when there is no fair comparison and the user named none.
 const UNCOMPARED_MAX_ERRORS: f64 = 0.05;
 
+/// The share of all traffic that a fault still unseen may cost at the next weight, for errors and slowness alike.
+fn budget(early: &PassEarlyRule) -> f64 {
+    early
+        .errors_of_all_traffic
+        .map_or(ErrorsPass::default().of_total_traffic, |share| share.fraction())
+}
+
 fn metric_config(
     metric: &MetricSpec,
     early: &PassEarlyRule,
@@ -545,9 +557,6 @@ fn metric_config(
             times: 1.0 + defaults.allow_ratio,
             plus: defaults.allow_abs,
         });
-        let budget = early
-            .errors_of_all_traffic
-            .map_or(defaults.pass.of_total_traffic, |share| share.fraction());
         let compared = compare.then(|| MetricConfig {
             name: name.to_owned(),
             weight,
@@ -555,7 +564,7 @@ fn metric_config(
                 allow_ratio: allow.times - 1.0,
                 allow_abs: allow.plus,
                 pass: ErrorsPass {
-                    of_total_traffic: budget,
+                    of_total_traffic: budget(early),
                     ..defaults.pass
                 },
                 tripwire: tripwire.clone(),
@@ -610,6 +619,7 @@ fn metric_config(
                 kind: MetricKind::Latency(LatencyConfig {
                     max_increase: latency.allow.map_or(defaults.max_increase, |allow| allow.times - 1.0),
                     pass_within: early.latency.map_or(defaults.pass_within, |allow| allow.times - 1.0),
+                    pass_of_total_traffic: budget(early),
                     quantiles: quantiles.unwrap_or(defaults.quantiles),
                     warmup_s: latency.warmup.map_or(defaults.warmup_s, Span::as_secs_f64),
                 }),
