@@ -87,7 +87,7 @@ pub const fn call(call: Call) -> &'static str {
 /// range, the evidence, what could have been seen, and where it was read.
 pub fn whole(verdict: &Verdict) -> String {
     let mut out = format!(
-        "{}, {} against the canary; {} is needed to fail it\n",
+        "{}; evidence {}, needed {}\n",
         call(verdict.call),
         odds(verdict.evidence),
         odds(verdict.needed)
@@ -166,7 +166,9 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                 .zip(stage.stable.rate)
                 .map(|(canary, stable)| canary / stable);
             let ratio = ratio.filter(|ratio| ratio.is_finite() && *ratio > 0.0);
-            row(out, "stage", &side(&stage.canary), &side(&stage.stable), ratio);
+            if stage != release {
+                row(out, "stage", &side(&stage.canary), &side(&stage.stable), ratio);
+            }
         }
         Seen::Errors {
             release,
@@ -190,7 +192,9 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                 &percent(*max_ratio),
                 metric.ratio,
             );
-            row(out, "stage", &side(&stage.canary), &percent(*max_ratio), None);
+            if stage != release {
+                row(out, "stage", &side(&stage.canary), &percent(*max_ratio), None);
+            }
         }
         Seen::Latency {
             release,
@@ -234,23 +238,24 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                 &known(last.stable, figure),
                 metric.ratio,
             );
-            let pairs = counted(*pairs, "pair");
             say(
                 out,
                 "above",
-                &format!("in {above} of {pairs} the canary was above what is allowed"),
+                &format!("what is allowed in {above} of {pairs} pairs of values"),
             );
         }
     }
     if let Some(interval) = &metric.interval {
-        say(out, "ratio", &format!("{}{}", range(interval), sure(interval)));
+        say(out, "true ratio", &format!("{}{}", range(interval), sure(interval)));
     }
-    let blame = if blamed { ", the most of all metrics" } else { "" };
-    say(
-        out,
-        "evidence",
-        &format!("{} against the canary{blame}", odds(metric.ln_e)),
-    );
+    let mut evidence = format!("{} against the canary", odds(metric.ln_e));
+    if blamed {
+        evidence.push_str(", the most of all metrics");
+    }
+    if let Some(ln_p) = metric.pass_ln_p {
+        evidence.push_str(&format!("; {} that it may go on", odds(ln_p)));
+    }
+    say(out, "evidence", &evidence);
     if let Some(sight) = sight(metric) {
         say(out, "sight", &sight);
     }
@@ -296,15 +301,18 @@ fn sight(metric: &MetricEvidence) -> Option<String> {
 
 fn threshold_words(threshold: &ThresholdEvidence) -> String {
     let mut parts = Vec::new();
-    if let Some(interval) = &threshold.interval {
-        parts.push(format!("{}{}", range(interval), sure(interval)));
-    }
+    parts.extend(
+        threshold
+            .interval
+            .as_ref()
+            .map(|interval| format!("true ratio {}", range(interval))),
+    );
     parts.extend(
         threshold
             .smallest_ratio
-            .map(|ratio| format!("sees {} or more", times(ratio))),
+            .map(|ratio| format!("would see {}", times(ratio))),
     );
-    parts.push(odds(threshold.ln_e));
+    parts.push(format!("evidence {}", odds(threshold.ln_e)));
     parts.join("; ")
 }
 
@@ -332,7 +340,7 @@ fn sure(interval: &Interval) -> String {
     if interval.low.is_none() && interval.high.is_none() {
         return String::new();
     }
-    format!(", {} sure", percent(interval.confidence))
+    format!(", with {} confidence at every look", percent(interval.confidence))
 }
 
 fn side(counts: &Counts) -> String {

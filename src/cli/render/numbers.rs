@@ -115,7 +115,9 @@ pub fn wrapped(text: &str, at: usize, mark: &str) -> String {
         }
         let mut length = at + if index > 0 { mark.chars().count() } else { 0 };
         let mut begun = false;
-        for word in line.split(' ') {
+        // A number stays with its unit.
+        let kept = line.replace(" %", "\u{a0}%").replace(" to 1", "\u{a0}to\u{a0}1");
+        for word in kept.split(' ') {
             let more = word.chars().count();
             if begun && length + 1 + more > PAGE {
                 out.push_str(&format!("\n{:at$}{mark}", ""));
@@ -126,7 +128,7 @@ pub fn wrapped(text: &str, at: usize, mark: &str) -> String {
                 out.push(' ');
                 length += 1;
             }
-            out.push_str(word);
+            out.push_str(&word.replace('\u{a0}', " "));
             length += more;
             begun = true;
         }
