@@ -15,13 +15,16 @@
 
 pub mod attribution;
 pub mod book;
+pub mod hub;
 pub mod normal;
+pub mod otlp;
 pub mod span;
 pub mod telemetry;
 mod with;
 
 pub use attribution::{Belongs, Names, Rule};
 pub use book::TraceBook;
+pub use hub::TraceHub;
 pub use span::{ServerSpan, SpanError, TraceId};
 pub use telemetry::{Count, Telemetry};
 pub use with::WithTraces;

@@ -232,7 +232,7 @@ fn strength(metric: &MetricEvidence) -> String {
             times(ratio)
         )),
         // What could have been seen is only known of counts.
-        (None, Seen::Latency { .. } | Seen::Gauge { .. }) => {}
+        (None, Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. }) => {}
         (None, _) => parts.push("no rise could have been found yet".to_owned()),
     }
     if metric.phi > 1.05 {
