@@ -11,15 +11,18 @@
 //! pass it: the judge asks other counts for that.
 //!
 //! Reading order: [`span`], [`normal`] (names and messages without what differs), [`attribution`] (whose span), [`book`]
-//! (the counts), [`telemetry`] (what is counted about it).
+//! (the counts), [`telemetry`] (what is counted about it), [`store`] (a store that is asked: [`jaeger`], [`tempo`]).
 
 pub mod attribution;
 pub mod book;
 pub mod hub;
+pub mod jaeger;
 pub mod normal;
 pub mod otlp;
 pub mod span;
+pub mod store;
 pub mod telemetry;
+pub mod tempo;
 mod with;
 
 pub use attribution::{Belongs, Names, Rule};
