@@ -14,6 +14,7 @@
 pub mod api;
 pub mod client;
 pub mod http;
+pub mod otlp;
 pub mod peer;
 pub mod releases;
 pub mod rollouts;
@@ -40,6 +41,7 @@ use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
 use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
 use crate::signals::Signals;
+use crate::signals::traces::TraceHub;
 use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
 use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
@@ -85,6 +87,7 @@ pub struct Daemon {
     epoch: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
+    traces: TraceHub,
     /// One service is opened at a time: two would both want its address.
     opening: Mutex<()>,
     stopping: CancellationToken,
@@ -153,6 +156,7 @@ impl Daemon {
             epoch: AtomicU64::new(epoch),
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
+            traces: TraceHub::default(),
             opening: Mutex::default(),
             stopping: CancellationToken::new(),
         });
@@ -453,6 +457,11 @@ impl Daemon {
     /// Cancelled when the daemon stops: whoever waits or follows lets go of it then.
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    /// Where spans are counted.
+    pub fn traces(&self) -> &TraceHub {
+        &self.traces
     }
 
     /// What happens, as it happens.

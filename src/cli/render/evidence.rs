@@ -243,30 +243,32 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
             operations,
             signatures,
         } => {
-            say(format!(
-                "requests canary {}, stable {}, in {known} operations",
-                count(requests.canary),
-                count(requests.stable)
-            ));
+            head(out, "canary", "stable");
+            row(out, "spans", &count(requests.canary), &count(requests.stable), None);
+            say(out, "operations", &format!("{known} known; those that say most:"));
             for operation in operations {
-                say(format!("{}  {}", operation.operation, both(&operation.release)));
+                let (Sides { canary, stable }, shown) = (&operation.release, clean(&operation.operation));
+                say(out, "", &shown);
+                row(out, "  failed", &side(canary), &side(stable), None);
                 if let Some(slower) = &operation.slower {
-                    say(format!(
-                        "  slower than {}  {}",
-                        seconds(slower.above_s),
-                        both(&slower.slower)
-                    ));
+                    let label = format!("  > {}", seconds(slower.above_s));
+                    row(
+                        out,
+                        &label,
+                        &side(&slower.slower.canary),
+                        &side(&slower.slower.stable),
+                        slower.ratio,
+                    );
                 }
             }
             for new in signatures {
                 let colon = if new.message.is_empty() { "" } else { ": " };
-                say(format!(
-                    "new error {}{colon}{} in {}",
-                    new.error, new.message, new.operation
-                ));
-                say(format!("  {}", both(&new.shown)));
-                for example in &new.examples {
-                    say(format!("  trace {example}"));
+                let words = format!("{}{colon}{} in {}", new.error, new.message, new.operation);
+                say(out, "new error", &words);
+                row(out, "  seen", &side(&new.shown.canary), &side(&new.shown.stable), None);
+                if !new.examples.is_empty() {
+                    let examples: Vec<String> = new.examples.iter().map(ToString::to_string).collect();
+                    say(out, "  traces", &examples.join(", "));
                 }
             }
         }
