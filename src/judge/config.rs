@@ -61,6 +61,8 @@ pub enum MetricKind {
     Gauge(GaugeConfig),
     /// Bad events against a constant (METHOD.md 2.3, last line); needs no stable.
     Objective(ObjectiveConfig),
+    /// Traces: errors and latency per operation, and errors that stable has never shown. Never part of a pass.
+    Operations(OperationsConfig),
 }
 
 /// Errors may be `1 + allow_ratio` times stable's share plus `allow_abs`.
@@ -113,6 +115,24 @@ pub struct GaugeConfig {
     pub abs: f64,
     /// One pair of values counts per this many seconds.
     pub every_s: f64,
+}
+
+/// What each operation may do against the same operation of stable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationsConfig {
+    /// R - 1, for an operation's errors and for new errors: 0.1 allows a tenth more than stable.
+    pub allow_ratio: f64,
+    /// d: allowed on top, as a share of the canary's requests of the operation.
+    pub allow_abs: f64,
+    /// The share of all of the canary's requests that may show an error which stable has never shown.
+    pub new_errors: f64,
+    /// The allowed slowdown (0.2 = 1.2x).
+    pub max_increase: f64,
+    /// Seconds from the canary's first request of an operation on during which its latency is not judged.
+    pub warmup_s: f64,
+    /// A canary that is worse is held at its weight for a person to look at, and not failed.
+    pub only_hold: bool,
 }
 
 /// The share of bad events may be at most `max_ratio`, whatever stable does.
@@ -199,6 +219,20 @@ impl Default for LatencyConfig {
             pass_within: 0.5,
             quantiles: vec![0.5, 0.9, 0.99, 0.999],
             warmup_s: 60.0,
+        }
+    }
+}
+
+impl Default for OperationsConfig {
+    fn default() -> Self {
+        let (errors, latency) = (ErrorsConfig::default(), LatencyConfig::default());
+        OperationsConfig {
+            allow_ratio: errors.allow_ratio,
+            allow_abs: errors.allow_abs,
+            new_errors: 0.001,
+            max_increase: latency.max_increase,
+            warmup_s: latency.warmup_s,
+            only_hold: false,
         }
     }
 }

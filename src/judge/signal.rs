@@ -8,6 +8,7 @@ use super::gauge::Gauge;
 use super::latency::Latency;
 use super::objective::Objective;
 use super::observation::{Increment, MetricName, Sides};
+use super::operations::Operations;
 use super::terms::{Terms, Tripped, Wire};
 use super::verdict::{Counts, MetricEvidence, Seen};
 
@@ -25,6 +26,7 @@ enum State {
     Latency(Latency),
     Gauge(Gauge),
     Objective(Objective),
+    Operations(Box<Operations>),
 }
 
 impl Signal {
@@ -35,6 +37,7 @@ impl Signal {
             MetricKind::Latency(config) => State::Latency(Latency::new(config, share, terms)),
             MetricKind::Gauge(config) => State::Gauge(Gauge::new(config, share, terms)),
             MetricKind::Objective(config) => State::Objective(Objective::new(config, share, terms)),
+            MetricKind::Operations(config) => State::Operations(Box::new(Operations::new(config, share, terms))),
         };
         Signal {
             name: metric.name.clone(),
@@ -48,6 +51,8 @@ impl Signal {
             State::Latency(latency) => latency.start_stage(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
+            // Traces speak about the release as a whole.
+            State::Operations(_) => {}
         }
     }
 
@@ -57,6 +62,7 @@ impl Signal {
             State::Latency(latency) => latency.start_stage(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
+            State::Operations(_) => {}
         }
     }
 
@@ -66,6 +72,7 @@ impl Signal {
             State::Latency(latency) => latency.look(t_s, sides, baking),
             State::Gauge(gauge) => gauge.look(t_s, sides, baking),
             State::Objective(objective) => objective.look(t_s, sides),
+            State::Operations(operations) => operations.look(t_s, sides, baking),
         }
     }
 
@@ -77,6 +84,7 @@ impl Signal {
             State::Latency(latency) => all(&latency.fail_terms()),
             State::Gauge(gauge) => all(&gauge.fail_terms()),
             State::Objective(objective) => all(&objective.fail_terms()),
+            State::Operations(operations) => all(&operations.fail_terms()),
         }
     }
 
@@ -86,14 +94,25 @@ impl Signal {
             State::Latency(latency) => latency.pass_ln_p(),
             State::Gauge(gauge) => Some(gauge.pass_ln_p()),
             State::Objective(objective) => Some(objective.pass_ln_p()),
+            State::Operations(_) => None,
         }
+    }
+
+    /// Whether it can show that a canary is fine. Traces cannot: somebody else decides which requests they are.
+    pub(crate) fn can_prove(&self) -> bool {
+        !matches!(self.state, State::Operations(_))
+    }
+
+    /// Whether it may keep the weight where it is and no more.
+    pub(crate) fn only_holds(&self) -> bool {
+        matches!(&self.state, State::Operations(operations) if operations.only_holds())
     }
 
     pub(crate) fn tripped(&self) -> Option<Tripped<'_>> {
         match &self.state {
             State::Errors(errors) => errors.wire().and_then(Wire::tripped),
             State::Objective(objective) => objective.wire().and_then(Wire::tripped),
-            State::Latency(_) | State::Gauge(_) => None,
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => None,
         }
     }
 
@@ -101,7 +120,7 @@ impl Signal {
     pub(crate) fn needs_history(&self) -> bool {
         match &self.state {
             State::Errors(_) | State::Objective(_) => true,
-            State::Latency(_) | State::Gauge(_) => false,
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => false,
         }
     }
 
@@ -117,6 +136,7 @@ impl Signal {
                 objective.dropped(),
                 objective.seen(),
             ),
+            State::Operations(operations) => (operations.phi(), None, operations.dropped(), operations.seen()),
         };
         MetricEvidence {
             name: self.name.clone(),
@@ -147,6 +167,8 @@ fn ratio(seen: &Seen) -> Option<f64> {
         Seen::Objective { release, max_ratio, .. } => (rate(&release.canary), Some(*max_ratio)),
         Seen::Latency { p99_s, .. } => (p99_s.canary, p99_s.stable),
         Seen::Gauge { last, .. } => (last.canary, last.stable),
+        // There is one for each operation.
+        Seen::Operations { .. } => (None, None),
     };
     let ratio = canary? / stable?;
     (ratio.is_finite() && ratio > 0.0).then_some(ratio)

@@ -41,7 +41,7 @@ pub fn points(record: &ReleaseRecord) -> Vec<Point> {
                     stable: sides.stable.rate,
                 })
             }
-            Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } => None,
+            Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. } => None,
         })
     };
     record.history.iter().filter_map(rates).collect()

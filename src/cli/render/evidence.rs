@@ -8,39 +8,47 @@ use crate::judge::{Call, Sides, Verdict};
 
 /// Canary against stable, metric by metric: `errors 0.09 % : 0.1 %   p99 212 ms : 208 ms`. Empty before anything was seen.
 pub fn figures(verdict: &Verdict) -> String {
-    let each = verdict.metrics.iter().filter_map(|metric| match &metric.seen {
-        Seen::Errors {
-            release,
-            stage,
-            max_ratio: None,
-        } => {
-            let sides = if stage.canary.total > 0.0 { stage } else { release };
-            pair(
-                &metric.name,
-                sides.canary.rate.map(percent),
-                sides.stable.rate.map(percent),
-            )
-        }
-        Seen::Errors {
-            release,
-            stage,
-            max_ratio: Some(most),
-        } => limit(&metric.name, release, stage, *most),
-        Seen::Objective {
-            release,
-            stage,
-            max_ratio,
-        } => limit(&metric.name, release, stage, *max_ratio),
-        Seen::Latency { p99_s, .. } => {
-            let name = if metric.name == "latency" {
-                "p99".to_owned()
-            } else {
-                format!("{} p99", metric.name)
-            };
-            pair(&name, p99_s.canary.map(seconds), p99_s.stable.map(seconds))
-        }
-        Seen::Gauge { last, .. } => pair(&metric.name, last.canary.map(figure), last.stable.map(figure)),
-    });
+    let each =
+        verdict.metrics.iter().filter_map(|metric| match &metric.seen {
+            Seen::Errors {
+                release,
+                stage,
+                max_ratio: None,
+            } => {
+                let sides = if stage.canary.total > 0.0 { stage } else { release };
+                pair(
+                    &metric.name,
+                    sides.canary.rate.map(percent),
+                    sides.stable.rate.map(percent),
+                )
+            }
+            Seen::Errors {
+                release,
+                stage,
+                max_ratio: Some(most),
+            } => limit(&metric.name, release, stage, *most),
+            Seen::Objective {
+                release,
+                stage,
+                max_ratio,
+            } => limit(&metric.name, release, stage, *max_ratio),
+            Seen::Latency { p99_s, .. } => {
+                let name = if metric.name == "latency" {
+                    "p99".to_owned()
+                } else {
+                    format!("{} p99", metric.name)
+                };
+                pair(&name, p99_s.canary.map(seconds), p99_s.stable.map(seconds))
+            }
+            Seen::Gauge { last, .. } => pair(&metric.name, last.canary.map(figure), last.stable.map(figure)),
+            Seen::Operations { operations, .. } => operations
+                .first()
+                .filter(|operation| operation.worst() > 0.0)
+                .and_then(|operation| {
+                    let Sides { canary, stable } = &operation.release;
+                    pair(&operation.operation, canary.rate.map(percent), stable.rate.map(percent))
+                }),
+        });
     each.collect::<Vec<_>>().join("   ")
 }
 
@@ -70,7 +78,7 @@ fn limit(name: &str, release: &Sides<Counts>, stage: &Sides<Counts>, most: f64) 
 pub fn canary_counts(verdict: &Verdict) -> Option<Counts> {
     verdict.metrics.iter().find_map(|metric| match &metric.seen {
         Seen::Errors { release, .. } => Some(release.canary),
-        Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } => None,
+        Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. } => None,
     })
 }
 
@@ -157,6 +165,39 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence) {
                 say(format!("slower than {}: {}", seconds(threshold.above_s), both(slower)));
             }
         }
+        Seen::Operations {
+            requests,
+            known,
+            operations,
+            signatures,
+        } => {
+            say(format!(
+                "requests canary {}, stable {}, in {known} operations",
+                count(requests.canary),
+                count(requests.stable)
+            ));
+            for operation in operations {
+                say(format!("{}  {}", operation.operation, both(&operation.release)));
+                if let Some(slower) = &operation.slower {
+                    say(format!(
+                        "  slower than {}  {}",
+                        seconds(slower.above_s),
+                        both(&slower.slower)
+                    ));
+                }
+            }
+            for new in signatures {
+                let colon = if new.message.is_empty() { "" } else { ": " };
+                say(format!(
+                    "new error {}{colon}{} in {}",
+                    new.error, new.message, new.operation
+                ));
+                say(format!("  {}", both(&new.shown)));
+                for example in &new.examples {
+                    say(format!("  trace {example}"));
+                }
+            }
+        }
         Seen::Gauge { last, pairs, above } => {
             let known = |value: Option<f64>| value.map_or("unknown".to_owned(), figure);
             say(format!(
@@ -191,7 +232,7 @@ fn strength(metric: &MetricEvidence) -> String {
             times(ratio)
         )),
         // What could have been seen is only known of counts.
-        (None, Seen::Latency { .. } | Seen::Gauge { .. }) => {}
+        (None, Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. }) => {}
         (None, _) => parts.push("no rise could have been found yet".to_owned()),
     }
     if metric.phi > 1.05 {

@@ -248,15 +248,17 @@ impl Run {
         let counting = wire.counts;
         let config = wire.translated();
         let kind = |metric: &MetricConfig| match metric.kind {
-            MetricKind::Errors(_) | MetricKind::Objective(_) => Kind::Counts,
-            MetricKind::Latency(_) => Kind::Histogram,
-            MetricKind::Gauge(_) => Kind::Value,
+            MetricKind::Errors(_) | MetricKind::Objective(_) => Some(Kind::Counts),
+            MetricKind::Latency(_) => Some(Kind::Histogram),
+            MetricKind::Gauge(_) => Some(Kind::Value),
+            // The protocol has no words for operations.
+            MetricKind::Operations(_) => None,
         };
         Ok(Run {
             metrics: config
                 .metrics
                 .iter()
-                .map(|metric| (metric.name.clone(), kind(metric)))
+                .filter_map(|metric| Some((metric.name.clone(), kind(metric)?)))
                 .collect(),
             judge: Judge::new(config, history.as_ref()),
             counting,

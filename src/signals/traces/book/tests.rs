@@ -123,7 +123,7 @@ fn an_error_that_stable_has_shown_before_the_release_is_not_new_and_a_promoted_c
 #[test]
 fn a_million_names_cost_a_bounded_amount_and_the_other_revision_keeps_its_room() {
     let book = book();
-    let long = "x".repeat(10_000);
+    let long = "x".repeat(200);
     for i in 0..1_000_000u32 {
         // Letters, so that nothing is normalised away.
         let word: String = (0..8).map(|d| char::from(b'g' + (i >> (3 * d) & 7) as u8)).collect();
