@@ -17,6 +17,7 @@
 //! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -27,7 +28,7 @@ use crate::clock::Clock;
 use crate::engine::{
     Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide,
 };
-use crate::judge::{HistoryRecorder, Judge, Observation, Verdict};
+use crate::judge::{Course, HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
@@ -130,6 +131,9 @@ pub struct Controller<P, S> {
     state: State,
     judge: Option<JudgeRecord>,
     verdict: Option<Box<Verdict>>,
+    course: Course,
+    /// What each metric was read from when it was read last.
+    sources: BTreeMap<String, String>,
     /// Entries that were acted on (a retreat) before they could be recorded.
     unrecorded: Vec<Entry>,
     /// A write came back as an error and may have arrived all the same.
@@ -176,6 +180,8 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             state: record.state,
             judge: record.judge,
             verdict: record.verdict,
+            course: record.course,
+            sources: BTreeMap::new(),
             unrecorded: Vec::new(),
             doubtful: false,
             accepted: None,
@@ -326,7 +332,8 @@ impl<P: Platform, S: Signals> Controller<P, S> {
 
     /// Drains the signals into the judge and says what is known. Nothing is judged before the first split is in force.
     fn measure(&mut self, now: Timestamp) -> Option<Reading> {
-        let sample = self.signals.take(now);
+        let mut sample = self.signals.take(now);
+        self.sources.append(&mut sample.sources);
         let stable_alone = self.state.split_of.is_none() || matches!(self.state.phase, Phase::Returning(..));
         if stable_alone {
             let seconds = seconds_of(now);
@@ -348,7 +355,10 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
+        let mut verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
+        let of = |metric: &str| self.sources.get(metric.strip_suffix(LIMIT).unwrap_or(metric)).cloned();
+        verdict.name_sources(of);
+        self.course.push(t, &verdict);
         self.verdict = Some(verdict.clone());
         Some(match no_data(&sample, &self.plan, split_of) {
             // A failing verdict stands whatever can be measured now.
@@ -407,6 +417,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             entries,
             judge: self.judge.clone(),
             verdict: self.verdict.clone(),
+            course: (!self.course.is_empty()).then(|| self.course.clone()),
         };
         let written = if self.doubtful {
             // Deciding twice under one number would damage the history.

@@ -11,6 +11,7 @@ use super::config::ErrorsConfig;
 use super::dispersion::Dispersion;
 use super::evalue::{GRID_FAIL, GRID_PASS, GRID_SEVERE, Window, constant, rate};
 use super::intake::{Tally, admit, counts};
+use super::interval::{Interval, Likelihood};
 use super::observation::{Increment, Sides};
 use super::pairing::Pair;
 use super::planning;
@@ -52,6 +53,9 @@ pub(crate) struct Errors {
     bake: Option<Bake>,
     wire: Option<Wire>,
     tally: Tally,
+    /// What the windows say about the ratio of both sides' shares.
+    #[serde(default)]
+    ratio: Likelihood,
     dropped: u64,
 }
 
@@ -85,6 +89,7 @@ impl Errors {
             bake: None,
             wire: Wire::new(config.tripwire.as_ref()),
             tally: Tally::default(),
+            ratio: Likelihood::default(),
             dropped: 0,
         };
         errors.start_stage(FIRST_WEIGHT);
@@ -168,6 +173,7 @@ impl Errors {
         }
         let allowed = 1.0 + self.config.allow_ratio;
         let (extra, phi) = (self.config.allow_abs, self.phi);
+        self.ratio.add(w, phi);
         self.main
             .add(&GRID_FAIL, |g| rate(w, allowed, extra, allowed * g) / phi);
         self.severe.add(&GRID_SEVERE, |g| {
@@ -218,6 +224,15 @@ impl Errors {
             stage: self.tally.stage(),
             max_ratio: self.bake.map(|bake| bake.max_ratio),
         }
+    }
+
+    /// Against stable over the release; in the bake against what may be, since it began.
+    pub(crate) fn interval(&self) -> Interval {
+        let Some(bake) = self.bake else {
+            return self.ratio.interval();
+        };
+        let canary = self.tally.stage().canary;
+        Interval::against_constant(canary.total, canary.bad, bake.max_ratio, self.phi)
     }
 
     pub(crate) fn smallest_ratio(&self) -> Option<f64> {

@@ -13,10 +13,12 @@ use super::dispersion::Dispersion;
 use super::evalue::{ODDS_FAIL, ODDS_PASS, Window, share};
 use super::histogram::{Split, above, above_split, nearest_bound, quantile, split_below};
 use super::intake::{admit, histogram};
+use super::interval::Likelihood;
 use super::observation::{Increment, Sides};
 use super::pairing::Pair;
+use super::planning;
 use super::terms::Terms;
-use super::verdict::{Counts, Seen, ThresholdEvidence};
+use super::verdict::{self, Counts, Seen, ThresholdEvidence};
 
 /// Stable requests that the pin needs.
 const MIN_PIN: f64 = 100.0;
@@ -70,6 +72,9 @@ struct Threshold {
     in_block: [f64; 4],
     /// Requests and those above the bound, unshifted, for showing.
     seen: Sides<[f64; 2]>,
+    /// What the windows say about the ratio of those shares.
+    #[serde(default)]
+    ratio: Likelihood,
 }
 
 impl Latency {
@@ -246,6 +251,7 @@ impl Latency {
             dispersion,
             in_block: [0.0; 4],
             seen: Sides::default(),
+            ratio: Likelihood::default(),
         }
     }
 
@@ -291,24 +297,16 @@ impl Latency {
             canary: quantile(&self.bounds, &self.shown.canary, q),
             stable: quantile(&self.bounds, &self.shown.stable, q),
         };
-        let evidence = |threshold: &Threshold| {
-            let counts = |[total, slower]: [f64; 2]| Counts::new(total, slower);
-            ThresholdEvidence {
-                above_s: self.bounds[threshold.bound],
-                slower: Sides {
-                    canary: counts(threshold.seen.canary),
-                    stable: counts(threshold.seen.stable),
-                },
-                ln_e: threshold.fail.ln_e(),
-                phi: threshold.phi,
-            }
-        };
         Seen::Latency {
             release: self.release,
             stage: self.stage,
             p50_s: quantiles(0.5),
             p99_s: quantiles(0.99),
-            thresholds: self.thresholds().iter().map(evidence).collect(),
+            thresholds: self
+                .thresholds()
+                .iter()
+                .map(|threshold| threshold.evidence(self.bounds[threshold.bound]))
+                .collect(),
         }
     }
 }
@@ -349,6 +347,25 @@ impl Threshold {
         ] {
             seen[0] += n;
             seen[1] += x;
+        }
+        let x_s = above(stable, self.bound);
+        self.ratio.add(Window { n_c, n_s, x_c, x_s }, phi);
+    }
+
+    fn evidence(&self, above_s: f64) -> ThresholdEvidence {
+        let counts = |[total, slower]: [f64; 2]| Counts::new(total, slower);
+        let (canary, stable) = (counts(self.seen.canary), counts(self.seen.stable));
+        // The share that is betted against is stable's after the allowed slowdown; what is told is against stable as it is.
+        let [above, total] = self.fail_guess;
+        let smallest = planning::slower_by_now(canary.total, stable.total, above / total, self.phi);
+        ThresholdEvidence {
+            above_s,
+            slower: Sides { canary, stable },
+            ln_e: self.fail.ln_e(),
+            phi: self.phi,
+            ratio: verdict::ratio(canary.rate, stable.rate),
+            interval: Some(self.ratio.interval()),
+            smallest_ratio: verdict::ratio(smallest, stable.rate),
         }
     }
 }

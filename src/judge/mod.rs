@@ -21,6 +21,7 @@
 mod capital;
 pub mod config;
 pub mod counter;
+pub mod course;
 mod dispersion;
 mod errors;
 mod evalue;
@@ -28,6 +29,7 @@ mod gauge;
 mod histogram;
 pub mod history;
 mod intake;
+pub mod interval;
 mod latency;
 mod objective;
 pub mod observation;
@@ -50,7 +52,9 @@ use serde::{Deserialize, Serialize};
 
 pub use config::Config;
 pub use counter::Counter;
+pub use course::Course;
 pub use history::{History, HistoryRecorder};
+pub use interval::Interval;
 pub use observation::{Increment, MetricName, Observation, Sides};
 pub use verdict::{Call, MetricEvidence, Verdict};
 
@@ -109,7 +113,7 @@ impl Judge {
     )]
     pub fn new(config: Config, history: Option<&History>) -> Self {
         let phi0 = history.and_then(History::phi0);
-        let terms = Terms::new(&config, phi0);
+        let terms = Terms::new(&config, history);
         let total: f64 = config.metrics.iter().map(|metric| metric.weight).sum();
         let share = |weight: f64| {
             if total > 0.0 {

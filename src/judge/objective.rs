@@ -9,6 +9,7 @@ use super::capital::{Mix, block_number};
 use super::config::ObjectiveConfig;
 use super::evalue::{GRID_FAIL, GRID_PASS, constant};
 use super::intake::{Tally, admit, counts};
+use super::interval::Interval;
 use super::observation::{Increment, Sides};
 use super::planning;
 use super::terms::{Terms, Wire};
@@ -95,6 +96,11 @@ impl Objective {
             stage: self.tally.stage(),
             max_ratio: self.max_ratio,
         }
+    }
+
+    pub(crate) fn interval(&self) -> Interval {
+        let canary = self.tally.release().canary;
+        Interval::against_constant(canary.total, canary.bad, self.max_ratio, self.phi())
     }
 
     pub(crate) fn smallest_ratio(&self) -> Option<f64> {

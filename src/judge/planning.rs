@@ -67,6 +67,29 @@ pub(crate) fn visible_by_now_against_constant(requests: f64, max_ratio: f64, phi
     })
 }
 
+/// The smallest share of the canary's requests beyond a latency threshold that has been visible by now, where stable has
+/// `allowed` of its requests beyond it after the allowed slowdown: the one at which the 2x2 e-value (METHOD.md 2.2) is
+/// expected to have grown to what 99 of 100 releases need.
+pub(crate) fn slower_by_now(requests: f64, stable_requests: f64, allowed: f64, phi: f64) -> Option<f64> {
+    let known = requests > 0.0 && stable_requests > 0.0 && allowed > 0.0 && allowed < 1.0;
+    let share = |odds: f64| {
+        let odds = odds * allowed / (1.0 - allowed);
+        odds / (1.0 + odds)
+    };
+    let visible = |odds: f64| {
+        let canary = share(odds);
+        let both = (requests * canary + stable_requests * allowed) / (requests + stable_requests);
+        requests * divergence(canary, both) + stable_requests * divergence(allowed, both) >= EVIDENCE * phi
+    };
+    known.then(|| smallest(1.0, MAX_RATIO, visible))?.map(share)
+}
+
+/// How much a coin with chance `p` speaks, a throw, against being one with chance `q` (Kullback and Leibler).
+fn divergence(p: f64, q: f64) -> f64 {
+    let part = |p: f64, q: f64| if p > 0.0 { p * (p / q).ln() } else { 0.0 };
+    part(p, q) + part(1.0 - p, 1.0 - q)
+}
+
 /// The smallest ratio in (`low`, `high`] that is visible, given that every larger one then is too.
 fn smallest(low: f64, high: f64, visible: impl Fn(f64) -> bool) -> Option<f64> {
     if high <= low || !visible(high) {

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::config::{MetricConfig, MetricKind};
 use super::errors::Errors;
 use super::gauge::Gauge;
+use super::interval::Interval;
 use super::latency::Latency;
 use super::objective::Objective;
 use super::observation::{Increment, MetricName, Sides};
 use super::operations::Operations;
 use super::terms::{Terms, Tripped, Wire};
-use super::verdict::{Counts, MetricEvidence, Seen};
+use super::verdict::{self, Counts, MetricEvidence, Seen};
 
 /// A metric's name and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,12 +142,27 @@ impl Signal {
         MetricEvidence {
             name: self.name.clone(),
             ln_e,
+            odds: verdict::odds(ln_e),
             pass_ln_p: if baking { None } else { self.pass_ln_p() },
             phi,
             ratio: ratio(&seen),
+            interval: self.interval(),
             smallest_ratio,
             dropped,
+            source: None,
+            examples: Vec::new(),
             seen,
+        }
+    }
+}
+
+impl Signal {
+    /// The range of the ratio that the metric is about, where it is about one.
+    fn interval(&self) -> Option<Interval> {
+        match &self.state {
+            State::Errors(errors) => Some(errors.interval()),
+            State::Objective(objective) => Some(objective.interval()),
+            State::Latency(_) | State::Gauge(_) => None,
         }
     }
 }
@@ -170,6 +186,5 @@ fn ratio(seen: &Seen) -> Option<f64> {
         // There is one for each operation.
         Seen::Operations { .. } => (None, None),
     };
-    let ratio = canary? / stable?;
-    (ratio.is_finite() && ratio > 0.0).then_some(ratio)
+    verdict::ratio(canary, stable)
 }

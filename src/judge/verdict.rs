@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::interval::Interval;
 use super::observation::{MetricName, Sides};
 
 /// The answer to one look.
@@ -46,6 +47,9 @@ pub struct MetricEvidence {
     pub name: MetricName,
     /// ln E of this metric alone, over the release.
     pub ln_e: f64,
+    /// The same as odds, E to 1; at most a million million, which is as good as any more.
+    #[serde(default)]
+    pub odds: f64,
     /// ln P of this metric in this stage: evidence that it is within the pass tolerance; `None` while it cannot have
     /// any (latency before its thresholds are pinned, everything while baking).
     pub pass_ln_p: Option<f64>,
@@ -55,11 +59,23 @@ pub struct MetricEvidence {
     /// The canary's figure over stable's (or over the objective) in the release, where both are known and not zero:
     /// shares of bad events, the last values of a gauge, for latency the 99th percentile.
     pub ratio: Option<f64>,
+    /// Where the true ratio of both sides' shares of bad events lies (against the objective or the bake's limit: of the
+    /// canary's to that), at this and every other look. `None` where there are no counts: a gauge has none, and latency has
+    /// one per threshold.
+    #[serde(default)]
+    pub interval: Option<Interval>,
     /// The smallest rise that would have been found with 99 % by now, as a multiple of stable's share (of the
-    /// objective), METHOD.md section 5. `None`: none could, or the metric is not a count.
+    /// objective), METHOD.md section 5. `None`: none could, or the metric is not a count; latency has one per threshold.
     pub smallest_ratio: Option<f64>,
     /// Increments that were not used because they made no sense (not finite, negative, other buckets, other kind).
     pub dropped: u64,
+    /// What the numbers are read from: a metric family on the pods, a query, the router's own counters. Told by the
+    /// measuring side; `None` where that has not been said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Ids of traces that show what went wrong, where the metric comes from traces.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
     /// The figures themselves.
     pub seen: Seen,
 }
@@ -144,6 +160,15 @@ pub struct ThresholdEvidence {
     pub ln_e: f64,
     /// Its design effect.
     pub phi: f64,
+    /// The canary's share over stable's, where both are known and not zero.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// Where that ratio truly lies, at this and every other look.
+    #[serde(default)]
+    pub interval: Option<Interval>,
+    /// The smallest multiple of stable's share that would have been found with 99 % by now. `None`: none could.
+    #[serde(default)]
+    pub smallest_ratio: Option<f64>,
 }
 
 /// One operation, over the release.
@@ -196,4 +221,27 @@ impl Counts {
             rate: (total > 0.0).then(|| bad / total),
         }
     }
+}
+
+impl Verdict {
+    /// Says where each metric is read from; metrics that `sources` does not name keep what they have.
+    pub fn name_sources(&mut self, source_of: impl Fn(&str) -> Option<String>) {
+        for metric in &mut self.metrics {
+            if let Some(source) = source_of(&metric.name) {
+                metric.source = Some(source);
+            }
+        }
+    }
+}
+
+/// A ratio that can be told: both known, neither nothing nor everything.
+pub(crate) fn ratio(canary: Option<f64>, stable: Option<f64>) -> Option<f64> {
+    let ratio = canary? / stable?;
+    (ratio.is_finite() && ratio > 0.0).then_some(ratio)
+}
+
+/// Odds that JSON can hold.
+pub(crate) fn odds(ln_e: f64) -> f64 {
+    const MOST: f64 = 1e12;
+    ln_e.exp().min(MOST)
 }

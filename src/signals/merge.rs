@@ -63,6 +63,11 @@ pub fn merge(router: Sample, scraped: Sample, owned: &BTreeSet<MetricName>) -> S
             merged.observation.metrics.insert(metric, sides);
         }
     }
+    for (metric, source) in scraped.sources {
+        if !owned.contains(&metric) {
+            merged.sources.insert(metric, source);
+        }
+    }
     if !scraped.pods.is_empty() {
         merged.pods = scraped.pods;
     }

@@ -29,13 +29,14 @@ pub mod traces;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::judge::History;
-use crate::judge::observation::{Observation, Sides};
+use crate::judge::observation::{MetricName, Observation, Sides};
 
 /// The metric name under which requests and errors are reported.
 pub const ERRORS: &str = "errors";
@@ -140,6 +141,8 @@ pub struct Sample {
     pub notes: Vec<NoMeasurement>,
     /// What the numbers are read from (`http_requests_total`), for the `found` line. Sorted, without repetition.
     pub found: Vec<String>,
+    /// The same per metric, with where it was read (`http_requests_total on the pods' own page`), for verdicts.
+    pub sources: BTreeMap<MetricName, String>,
 }
 
 impl Sample {
@@ -153,6 +156,7 @@ impl Sample {
             pods: Vec::new(),
             notes: Vec::new(),
             found: Vec::new(),
+            sources: BTreeMap::new(),
         }
     }
 }

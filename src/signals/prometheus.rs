@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::judge::observation::{MetricName, Sides};
 use crate::signals::prometheus::api::Api;
 use crate::signals::prometheus::query::{Asked, Collected, Part, plan};
-use crate::signals::tally::{Round, Tally};
+use crate::signals::tally::{Origin, Round, Tally};
 use crate::signals::{ERRORS, NoMeasurement, NoMeasurementKind, Patience, Sample, Side, Signals};
 
 /// The first look reaches this far back, which is also how long Prometheus itself holds a sample for current.
@@ -265,6 +265,22 @@ fn configured(metrics: &[PrometheusMetric]) -> BTreeSet<MetricName> {
         .collect()
 }
 
+/// What is asked, in words.
+fn origin(api: &Api, config: &PrometheusConfig) -> Origin {
+    let own = config.metrics.iter().filter_map(|metric| match metric {
+        PrometheusMetric::Known => None,
+        PrometheusMetric::Counts { name, bad, total } => Some((name.clone(), format!("{bad} of {total}"))),
+        PrometheusMetric::Buckets { name, buckets } => Some((name.clone(), buckets.clone())),
+        PrometheusMetric::Gauge { name, query } => Some((name.clone(), query.clone())),
+    });
+    let Sides { canary, stable } = &config.matchers;
+    let place = format!("{{{canary}}} against {{{stable}}}, {api}");
+    Origin {
+        own: own.map(|(name, query)| (name, format!("{query}, {api}"))).collect(),
+        place,
+    }
+}
+
 /// Asks and remembers what was already seen.
 struct Poller {
     api: Api,
@@ -294,6 +310,7 @@ impl Poller {
 
     fn new_tally(&self, began: Timestamp) -> Tally {
         Tally::new(began, self.config.patience, configured(&self.config.metrics))
+            .reading_from(origin(&self.api, &self.config))
     }
 
     async fn poll(&mut self) -> Round {

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use crate::judge::observation::Sides;
 use crate::signals::series::{Reading, ResetRule, Scrape, Value};
-use crate::signals::tally::{PodScrape, Role, Round, Tally};
+use crate::signals::tally::{Origin, PodScrape, Role, Round, Tally};
 use crate::signals::{ERRORS, LATENCY, Patience, Sample, Side, Signals};
 
 /// What a router counted for one revision since it began.
@@ -53,7 +53,16 @@ impl RouterSignals {
     /// Nothing seen yet. The first feed is a baseline; a revision that appears later counts from 0.
     pub fn new(began: Timestamp, patience: Patience) -> Self {
         let configured = BTreeSet::from([ERRORS.to_owned(), LATENCY.to_owned()]);
-        Self(Arc::new(Mutex::new(Tally::new(began, patience, configured))))
+        let own = configured
+            .iter()
+            .map(|metric| (metric.clone(), "the router's own counters".to_owned()))
+            .collect();
+        let origin = Origin {
+            own,
+            ..Origin::default()
+        };
+        let tally = Tally::new(began, patience, configured).reading_from(origin);
+        Self(Arc::new(Mutex::new(tally)))
     }
 
     /// Takes what the router shows at `now`; a feed that is not later than the last one is no news.

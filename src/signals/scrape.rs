@@ -23,7 +23,7 @@ use crate::signals::exposition::{ExpositionError, Format, Labels, MAX_BYTES, Poi
 use crate::signals::families::{process_start, track};
 use crate::signals::http::{bounded_body, success, transport_failure};
 use crate::signals::series::{Reading, ResetRule, Scrape, Value};
-use crate::signals::tally::{PodScrape, Role, Round, Tally};
+use crate::signals::tally::{Origin, PodScrape, Role, Round, Tally};
 use crate::signals::{NoMeasurement, NoMeasurementKind, Patience, Sample, Side, Signals};
 
 #[cfg(test)]
@@ -55,6 +55,19 @@ pub struct SeriesMatch {
 }
 
 impl SeriesMatch {
+    /// As a person would write it.
+    fn text(&self) -> String {
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|(label, value)| format!("{label}={value:?}"))
+            .collect();
+        match labels.as_slice() {
+            [] => self.name.clone(),
+            labels => format!("{}{{{}}}", self.name, labels.join(",")),
+        }
+    }
+
     fn matches(&self, point: &Point) -> bool {
         point.name == self.name && self.labels.iter().all(|(label, value)| point.label(label) == value)
     }
@@ -119,7 +132,8 @@ impl Scraper {
     /// Starts scraping in the background, with no targets yet. Must be called inside a tokio runtime.
     pub fn start(client: Client, config: ScrapeConfig, clock: Arc<dyn Clock>) -> Self {
         let configured = config.metrics.iter().map(|metric| metric.name().clone()).collect();
-        let tally = Arc::new(Mutex::new(Tally::new(clock.now(), config.patience, configured)));
+        let tally = Tally::new(clock.now(), config.patience, configured).reading_from(origin(&config.metrics));
+        let tally = Arc::new(Mutex::new(tally));
         let (targets, seen_targets) = watch::channel(Vec::new());
         let (done, rounds) = watch::channel(0);
         let interval = config.interval;
@@ -180,6 +194,22 @@ impl Signals for Scraper {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .expect_canary_traffic(since);
+    }
+}
+
+/// What is read, in words.
+fn origin(metrics: &[ScrapeMetric]) -> Origin {
+    const PLACE: &str = " on each instance";
+    let words = |metric: &ScrapeMetric| match metric {
+        ScrapeMetric::Gauge { series, .. } => format!("{}{PLACE}", series.text()),
+        ScrapeMetric::Counts { bad, total, .. } => format!("{} of {}{PLACE}", bad.text(), total.text()),
+    };
+    Origin {
+        place: PLACE.to_owned(),
+        own: metrics
+            .iter()
+            .map(|metric| (metric.name().clone(), words(metric)))
+            .collect(),
     }
 }
 

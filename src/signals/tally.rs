@@ -81,7 +81,17 @@ pub struct Tally {
     intervals: BTreeMap<String, (Timestamp, SignedDuration)>,
     newest: Option<Timestamp>,
     seen_metrics: BTreeSet<MetricName>,
+    origin: Origin,
     period: Period,
+}
+
+/// Where a source reads, in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// What follows the name of a known family: ` on the pods' own page`.
+    pub place: String,
+    /// Metrics that are not read from a known family, and from what.
+    pub own: BTreeMap<MetricName, String>,
 }
 
 /// What was added since the last `take`.
@@ -114,8 +124,16 @@ impl Tally {
             intervals: BTreeMap::new(),
             newest: None,
             seen_metrics: BTreeSet::new(),
+            origin: Origin::default(),
             period: Period::default(),
         }
+    }
+
+    /// With words for where it is read.
+    #[must_use]
+    pub fn reading_from(mut self, origin: Origin) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// See [`Signals::expect_canary_traffic`](crate::signals::Signals::expect_canary_traffic).
@@ -183,6 +201,7 @@ impl Tally {
             .flatten()
             .map(Family::name)
             .collect();
+        let sources = self.sources();
         self.note_what_is_missing();
         let observation = self.observation();
         let Period { pods, notes, .. } = std::mem::take(&mut self.period);
@@ -205,7 +224,31 @@ impl Tally {
                 .collect(),
             notes: notes.into_values().collect(),
             found: found.into_iter().map(str::to_owned).collect(),
+            sources,
         }
+    }
+
+    /// What each metric is read from, as far as that is settled.
+    fn sources(&self) -> BTreeMap<MetricName, String> {
+        let Origin { place, own } = &self.origin;
+        let mut sources = own.clone();
+        let known = |pick: fn(&Choice) -> Option<Family>| {
+            let mut names: Vec<&str> = [self.pins.stable, self.pins.canary]
+                .iter()
+                .filter_map(|pin| pick(pin).map(Family::name))
+                .collect();
+            names.dedup();
+            (!names.is_empty()).then(|| format!("{}{place}", names.join(" and ")))
+        };
+        for (metric, family) in [
+            (ERRORS, known(|pin| pin.requests)),
+            (LATENCY, known(|pin| pin.durations)),
+        ] {
+            if let Some(family) = family.filter(|_| !self.configured.contains(metric)) {
+                sources.insert(metric.to_owned(), family);
+            }
+        }
+        sources
     }
 
     /// Chooses the families of a side once it has traffic, so that two families never count one request twice.

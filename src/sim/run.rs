@@ -209,6 +209,7 @@ fn new_record(case: &Case, first: bool) -> ReleaseRecord {
         history: Vec::new(),
         judge: None,
         verdict: None,
+        course: Default::default(),
         by: Actor::named("pipeline"),
         reason: None,
         deploy_window: case.deploy_window,

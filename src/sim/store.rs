@@ -81,6 +81,7 @@ fn write(ground: &mut Ground, who: u64, epoch: u64, update: &Update) -> Result<(
     record.history.extend(fresh);
     record.judge = update.judge.clone().or(record.judge.take());
     record.verdict = update.verdict.clone().or(record.verdict.take());
+    record.course = update.course.clone().unwrap_or_else(|| record.course.clone());
     ground.note(Seen::Recorded {
         epoch: who,
         update: Box::new(update),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Actor, Entry, State};
-use crate::judge::{Judge, Verdict};
+use crate::judge::{Course, Judge, Verdict};
 use crate::plan::Plan;
 
 /// A release by rollout and number.
@@ -76,6 +76,9 @@ pub struct ReleaseRecord {
     pub judge: Option<JudgeRecord>,
     /// The last verdict, for `why`.
     pub verdict: Option<Box<Verdict>>,
+    /// How the evidence went, in a bounded number of points.
+    #[serde(default, skip_serializing_if = "Course::is_empty")]
+    pub course: Course,
     /// Who asked for it.
     pub by: Actor,
     /// Why, if they said.
@@ -112,4 +115,6 @@ pub struct Update {
     pub judge: Option<JudgeRecord>,
     /// The last verdict.
     pub verdict: Option<Box<Verdict>>,
+    /// How the evidence went until now, if something was judged.
+    pub course: Option<Course>,
 }

@@ -16,7 +16,7 @@ use crate::daemon::api::{InstanceView, RevisionView, RolloutView, Started};
 use crate::daemon::views::summary;
 use crate::engine::{Actor, Cause, Entry, Event, Outcome, Phase, Proof, TrafficOn, replay};
 use crate::judge::verdict::{Counts, MetricEvidence, Seen};
-use crate::judge::{Call, Sides, Verdict};
+use crate::judge::{Call, Interval, Sides, Verdict};
 use crate::plan::{Circumstances, Plan, Split, lower};
 use crate::spec::{Weight, read_rollout, resolve};
 use crate::store::{Pipeline, ReleaseKey, ReleaseRecord, Revision};
@@ -76,6 +76,7 @@ fn verdict(call: Call, canary: (f64, f64), stable: (f64, f64), ln_e: f64, reason
         metrics: vec![MetricEvidence {
             name: "errors".to_owned(),
             ln_e,
+            odds: ln_e.exp(),
             pass_ln_p: None,
             phi: 1.0,
             ratio: sides
@@ -83,8 +84,15 @@ fn verdict(call: Call, canary: (f64, f64), stable: (f64, f64), ln_e: f64, reason
                 .rate
                 .zip(sides.stable.rate)
                 .map(|(canary, stable)| canary / stable),
+            interval: Some(Interval {
+                confidence: 0.95,
+                low: Some(171.0),
+                high: None,
+            }),
             smallest_ratio: Some(1.62),
             dropped: 0,
+            source: Some("the router's own counters".to_owned()),
+            examples: Vec::new(),
             seen: Seen::Errors {
                 release: sides,
                 stage: sides,
@@ -126,6 +134,7 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
         history,
         judge: None,
         verdict: verdicts.last().map(|(_, verdict)| Box::new(verdict.clone())),
+        course: course(verdicts),
         by: Actor::named("ann"),
         reason: Some("faster carts".to_owned()),
         deploy_window: None,

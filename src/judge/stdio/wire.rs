@@ -156,6 +156,7 @@ impl WireConfig {
             burst_window_s: self.burst_window,
             severe_block_s: self.severe_block,
             min_blocks: self.min_blocks,
+            when_calm: None,
             epoch_s: self.epoch,
             min_stage_s: self.min_step,
             pass_early: self.pass_early,

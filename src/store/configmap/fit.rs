@@ -1,7 +1,7 @@
 //! What is let go of so that the record fits into a ConfigMap, and in which order.
 //!
 //! An API server takes 1 MiB, and a record that cannot be written stops a release: so nothing here is refused for its
-//! size while a release runs. What is worth least goes first: verdicts of entries of old releases, old releases, verdicts
+//! size while a release runs. What is worth least goes first: courses and verdicts of entries of old releases, old releases, verdicts
 //! of old entries of this one, its oldest entries. The newest entries stay as they are as long as that is possible at
 //! all, because a repeated write is recognised by them.
 
@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::texts::{Key, Texts, encode};
 use crate::engine::Entry;
+use crate::judge::Course;
 use crate::store::{ReleaseRecord, StoreError, codec};
 
 /// Finished releases and revisions, bytes.
@@ -38,7 +39,7 @@ pub(super) fn fit(texts: &mut Texts) -> Result<(), StoreError> {
         let history = texts.text(Key::History).len();
         fit_history(texts, history.saturating_sub(over(texts)))?;
     }
-    for least in [Key::Judge, Key::Verdict] {
+    for least in [Key::Course, Key::Judge, Key::Verdict] {
         if over(texts) > 0 && !texts.text(least).is_empty() {
             tracing::warn!(
                 rollout = texts.rollout_name(),
@@ -139,6 +140,7 @@ fn fit_past(texts: &mut Texts, most: usize) -> Result<(), StoreError> {
             break;
         }
         past[index].history.iter_mut().for_each(|entry| entry.verdict = None);
+        past[index].course = Course::default();
         put_past(texts, &past, &named)?;
     }
     while !small(texts) && past.pop().is_some() {

@@ -82,6 +82,7 @@ impl Drive {
             entries,
             judge: None,
             verdict: None,
+            course: None,
         }
     }
 

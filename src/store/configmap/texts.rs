@@ -8,7 +8,7 @@
 //! | `number`, `next` | the running or last release, and the number of its next history entry: tested by every write too |
 //! | `current` | what is released over what, by whom, from where, since when |
 //! | `plan`, `state` | the way, and where on it |
-//! | `judge`, `verdict` | the evidence whole, and the last verdict: the only keys that change every few seconds |
+//! | `judge`, `verdict`, `course` | the evidence whole, the last verdict, and how it went: the only keys that change every few seconds |
 //! | `history` | one entry a line, oldest first |
 //! | `commands` | what people asked and is not answered yet; the only key that others than the holder write |
 //! | `releases` | finished releases, one a line, newest first, without judge and pod templates |
@@ -43,6 +43,7 @@ pub(super) enum Key {
     State,
     Judge,
     Verdict,
+    Course,
     History,
     Commands,
     Releases,
@@ -51,7 +52,7 @@ pub(super) enum Key {
 }
 
 impl Key {
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Epoch,
         Self::Holder,
         Self::Number,
@@ -61,6 +62,7 @@ impl Key {
         Self::State,
         Self::Judge,
         Self::Verdict,
+        Self::Course,
         Self::History,
         Self::Commands,
         Self::Releases,
@@ -79,6 +81,7 @@ impl Key {
             Self::State => "state",
             Self::Judge => "judge",
             Self::Verdict => "verdict",
+            Self::Course => "course",
             Self::History => "history",
             Self::Commands => "commands",
             Self::Releases => "releases",
@@ -323,6 +326,7 @@ impl Texts {
             history,
             judge,
             verdict: self.get(Key::Verdict)?,
+            course: self.get(Key::Course)?.unwrap_or_default(),
             by: current.by,
             reason: current.reason,
             deploy_window: current.deploy_window,

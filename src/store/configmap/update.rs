@@ -37,6 +37,9 @@ pub(super) fn apply(texts: &Texts, key: &ReleaseKey, update: &Update) -> Result<
     if let Some(verdict) = &update.verdict {
         after.put(Key::Verdict, verdict)?;
     }
+    if let Some(course) = &update.course {
+        after.put(Key::Course, course)?;
+    }
     if let Some(judge) = update.judge.as_ref().filter(|_| update.state.outcome().is_none()) {
         after.put(Key::Judge, judge)?;
     }
@@ -106,7 +109,7 @@ fn current(texts: &Texts) -> Result<Current, StoreError> {
         .ok_or_else(|| texts.damaged(Key::Current, "it is missing"))
 }
 
-/// The judge goes with its release; the last verdict and the entries stay as evidence.
+/// The judge goes with its release; the last verdict, the course and the entries stay as evidence.
 fn end_release(texts: &mut Texts, outcome: &Outcome, before: &State, at: Timestamp) -> Result<(), StoreError> {
     let mut over = current(texts)?;
     over.ended = Some(at);
@@ -210,7 +213,7 @@ pub(super) fn begin(texts: &Texts, new: &NewRelease, now: Timestamp) -> Result<T
         ..Commands::default()
     };
     after.put_readable(Key::Commands, &commands)?;
-    for empty in [Key::Judge, Key::Verdict, Key::History] {
+    for empty in [Key::Judge, Key::Verdict, Key::Course, Key::History] {
         after.set(empty, String::new());
     }
     fit(&mut after)?;

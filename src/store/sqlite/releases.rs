@@ -237,7 +237,8 @@ fn load(connection: &Connection, key: &ReleaseKey) -> Result<ReleaseRecord, Faul
     let number = signed(key.number)?;
     let record = row(
         connection,
-        "SELECT canary, stable, plan, state, judge, verdict, asked_by, reason, deploy_window, pipeline, created, ended
+        "SELECT canary, stable, plan, state, judge, verdict, course, asked_by, reason, deploy_window, pipeline, created,
+            ended
          FROM releases WHERE rollout = ?1 AND number = ?2",
         params![key.rollout, number],
         |row| {
@@ -251,6 +252,7 @@ fn load(connection: &Connection, key: &ReleaseKey) -> Result<ReleaseRecord, Faul
                 history: Vec::new(),
                 judge: cells.value_or_none("judge")?,
                 verdict: cells.value_or_none("verdict")?,
+                course: cells.value_or_none("course")?.unwrap_or_default(),
                 by: cells.value("asked_by")?,
                 reason: cells.plain("reason")?,
                 deploy_window: cells.plain("deploy_window")?,

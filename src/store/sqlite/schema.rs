@@ -12,7 +12,7 @@ use super::data_dir::OpenError;
 use super::fault::Fault;
 
 /// In order; a file of version n has seen the first n.
-pub(super) const MIGRATIONS: &[&str] = &[V1];
+pub(super) const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// "Wade", so that no other program's database is taken for ours.
 const APPLICATION_ID: i32 = 0x5761_6465;
@@ -119,6 +119,17 @@ CREATE TABLE processes (
     slot     INTEGER NOT NULL,
     record   TEXT NOT NULL,
     PRIMARY KEY (service, revision, slot)
+) STRICT;
+";
+
+/// The course of a release's evidence, and what was recorded of stable between releases and during them.
+const V2: &str = "
+ALTER TABLE releases ADD COLUMN course TEXT;
+
+CREATE TABLE histories (
+    service  TEXT PRIMARY KEY,
+    recorder TEXT NOT NULL,
+    updated  TEXT NOT NULL
 ) STRICT;
 ";
 

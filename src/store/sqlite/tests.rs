@@ -194,6 +194,7 @@ impl Drive {
             entries,
             judge: None,
             verdict: None,
+            course: None,
         }
     }
 

@@ -23,6 +23,7 @@ pub(super) struct Words {
     state: String,
     judge: Option<String>,
     verdict: Option<String>,
+    course: Option<String>,
     entries: Vec<EntryWords>,
 }
 
@@ -54,6 +55,7 @@ impl Words {
             state: encode(state)?,
             judge: update.judge.as_ref().map(encode).transpose()?,
             verdict: update.verdict.as_ref().map(encode).transpose()?,
+            course: update.course.as_ref().map(encode).transpose()?,
             entries: update.entries.iter().map(EntryWords::of).collect::<Result<_, _>>()?,
         })
     }
@@ -170,7 +172,8 @@ fn record(connection: &Connection, key: &ReleaseKey, epoch: u64, words: &Words) 
     execute(
         connection,
         "UPDATE releases SET epoch = ?3, phase = ?4, state = ?5, judge = coalesce(?6, judge),
-            verdict = coalesce(?7, verdict), outcome = coalesce(outcome, ?8), ended = coalesce(ended, ?9)
+            verdict = coalesce(?7, verdict), outcome = coalesce(outcome, ?8), ended = coalesce(ended, ?9),
+            course = coalesce(?10, course)
          WHERE rollout = ?1 AND number = ?2",
         params![
             key.rollout,
@@ -181,7 +184,8 @@ fn record(connection: &Connection, key: &ReleaseKey, epoch: u64, words: &Words) 
             words.judge,
             words.verdict,
             words.ending.as_ref().map(|ending| &ending.outcome),
-            ended_at
+            ended_at,
+            words.course
         ],
     )?;
     if let (Some(ending), Some(entry)) = (ends, words.entries.last())

@@ -31,6 +31,7 @@ fn restless(drive: &mut Drive, count: u64) -> Update {
         entries,
         judge: None,
         verdict: None,
+        course: None,
     }
 }
 

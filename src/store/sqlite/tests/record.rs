@@ -1,6 +1,7 @@
 //! What a controller writes and reads.
 
 use super::*;
+use crate::judge::Course;
 use crate::store::codec::encode;
 
 #[test]
@@ -20,6 +21,7 @@ fn a_release_comes_back_whole() {
         history: Vec::new(),
         judge: None,
         verdict: None,
+        course: Course::default(),
         by: new_release("shop", "1.0").by,
         reason: new_release("shop", "1.0").reason,
         deploy_window: Some(true),
@@ -41,6 +43,9 @@ fn a_release_comes_back_whole() {
         let mut update = drive.update(events);
         if round != 2 {
             let (judge, verdict) = judged(997.0 + round as f64, 0.7, 1.0);
+            let mut course = expected.course.clone();
+            course.push(round as f64, &verdict);
+            update.course = Some(course);
             update.judge = Some(judge);
             update.verdict = Some(verdict);
         }
@@ -49,6 +54,7 @@ fn a_release_comes_back_whole() {
         expected.history.extend(update.entries);
         expected.judge = update.judge.or(expected.judge);
         expected.verdict = update.verdict.or(expected.verdict);
+        expected.course = update.course.unwrap_or(expected.course);
         assert_eq!(drive.load(), expected, "round {round}");
     }
 }
