@@ -1,6 +1,7 @@
 use super::*;
 use crate::signals::http::http_client;
 use crate::signals::testing::{Answer, FakeServer};
+use crate::signals::traces::SpanError;
 use crate::signals::traces::store::tests::at;
 
 /// As Jaeger 1.62 answered.

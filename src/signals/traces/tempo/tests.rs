@@ -6,6 +6,7 @@ use super::*;
 use crate::signals::NoMeasurementKind;
 use crate::signals::http::http_client;
 use crate::signals::testing::FakeServer;
+use crate::signals::traces::SpanError;
 use crate::signals::traces::store::tests::at;
 
 fn trace(id: &str, matched: usize) -> Value {
@@ -18,7 +19,7 @@ fn trace(id: &str, matched: usize) -> Value {
             "durationNanos": "446979497",
             "attributes": [
                 text("status", "error"), text("statusMessage", "no ledger"), text("error.type", "RefundError"),
-                text("http.route", "/refund"), text("service.name", "shop"), text("service.version", "1.1"),
+                text("http.route", "/refund"), text("http.request.method", "POST"), text("service.name", "shop"), text("service.version", "1.1"),
                 {"key": "http.response.status_code", "value": {"intValue": "500"}},
             ],
         }], "matched": matched}],
@@ -62,7 +63,8 @@ async fn one_question_finds_all_that_is_counted_of_a_span() {
     assert_eq!(
         asked["q"],
         "{ resource.service.name = \"shop \\\"x\\\"\" && kind = server } | select(name, status, statusMessage, \
-         span.error.type, span.http.route, span.http.request.method, span.http.method, resource.service.version, \
+         span.error.type, span.http.route, span.http.request.method, span.http.method, \
+         span.http.response.status_code, span.http.status_code, span.rpc.grpc.status_code, resource.service.version, \
          resource.\"team name\")"
     );
     assert_eq!(
