@@ -162,7 +162,8 @@ impl Signal {
         match &self.state {
             State::Errors(errors) => Some(errors.interval()),
             State::Objective(objective) => Some(objective.interval()),
-            State::Latency(_) | State::Gauge(_) => None,
+            // Each operation has its own.
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => None,
         }
     }
 }

@@ -212,14 +212,16 @@ impl Slowness {
             .iter()
             .max_by(|a, b| f64::total_cmp(&a.fail.ln_e(), &b.fail.ln_e()))?;
         let counts = |[total, slower]: [f64; 2]| Counts::new(total, slower);
+        let (canary, stable) = (counts(worst.seen.canary), counts(worst.seen.stable));
         Some(ThresholdEvidence {
             above_s: bounds[worst.bound],
-            slower: Sides {
-                canary: counts(worst.seen.canary),
-                stable: counts(worst.seen.stable),
-            },
+            slower: Sides { canary, stable },
             ln_e: worst.fail.ln_e(),
             phi: worst.dispersion.phi(),
+            ratio: super::verdict::ratio(canary.rate, stable.rate),
+            // A range for each of many operations would be more to keep than all the rest.
+            interval: None,
+            smallest_ratio: None,
         })
     }
 }
