@@ -14,6 +14,7 @@
 pub mod api;
 pub mod client;
 pub mod http;
+pub mod otlp;
 pub mod peer;
 pub mod releases;
 pub mod rollouts;
@@ -39,6 +40,7 @@ use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
 use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
+use crate::signals::traces::TraceHub;
 use crate::signals::{Side, Signals};
 use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
@@ -81,6 +83,7 @@ pub struct Daemon {
     epoch: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
+    traces: TraceHub,
     /// One service is opened at a time: two would both want its address.
     opening: Mutex<()>,
     stopping: CancellationToken,
@@ -149,6 +152,7 @@ impl Daemon {
             epoch: AtomicU64::new(epoch),
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
+            traces: TraceHub::default(),
             opening: Mutex::default(),
             stopping: CancellationToken::new(),
         });
@@ -425,6 +429,11 @@ impl Daemon {
     /// Cancelled when the daemon stops: whoever waits or follows lets go of it then.
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    /// Where spans are counted.
+    pub fn traces(&self) -> &TraceHub {
+        &self.traces
     }
 
     /// What happens, as it happens.
