@@ -15,8 +15,8 @@ Examples:
   wade demo traces
   wade demo -o json")]
 pub(super) struct Args {
-    /// Which story
-    #[arg(value_enum, default_value_t = Story::Releases, value_name = "STORY")]
+    /// releases: five versions, good and bad; traces: errors that hide in one operation, found by its spans
+    #[arg(value_enum, default_value_t = Story::Releases, value_name = "STORY", hide_possible_values = true)]
     story: Story,
     #[command(flatten)]
     pub(super) output: OutputArg,
