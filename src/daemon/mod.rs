@@ -309,6 +309,7 @@ impl Daemon {
             &managed.service,
             &record.plan.measure,
             &record.plan.history,
+            &self.traces,
             &self.client,
         );
         let history = lock(&managed.history).clone();
@@ -372,7 +373,13 @@ impl Daemon {
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
     async fn watch(&self, managed: &Arc<Managed>) {
-        let mut signals = LocalSignals::new(&managed.service, &managed.measure, &managed.history_plan, &self.client);
+        let mut signals = LocalSignals::new(
+            &managed.service,
+            &managed.measure,
+            &managed.history_plan,
+            &self.traces,
+            &self.client,
+        );
         loop {
             tokio::select! {
                 () = managed.jobs.notified() => return,
