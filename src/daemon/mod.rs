@@ -341,6 +341,7 @@ impl Daemon {
             &managed.service,
             &record.plan.measure,
             &record.plan.history,
+            &self.traces,
             &self.client,
         );
         let history = Arc::clone(&managed.history);
@@ -403,7 +404,13 @@ impl Daemon {
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
     async fn watch(&self, managed: &Arc<Managed>) {
-        let mut signals = LocalSignals::new(&managed.service, &managed.measure, &managed.history_plan, &self.client);
+        let mut signals = LocalSignals::new(
+            &managed.service,
+            &managed.measure,
+            &managed.history_plan,
+            &self.traces,
+            &self.client,
+        );
         loop {
             tokio::select! {
                 () = managed.jobs.notified() => return,

@@ -3,12 +3,13 @@
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
-    Tripwire,
+    OperationsConfig, Tripwire,
 };
+use crate::judge::observation::TRACES;
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
-    Mode, NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source,
-    Span, Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
+    Mode, NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow,
+    Source, Span, Step, Strategy, StrategyChoice, TracesSpec, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -225,6 +226,7 @@ pub fn measure(analysis: &AnalysisSpec, workload: &Workload) -> Measure {
     Measure {
         source: analysis.source.clone().or(own),
         metrics: metrics(analysis),
+        traces: analysis.traces.clone(),
     }
 }
 
@@ -501,6 +503,7 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
         metrics: metrics
             .iter()
             .flat_map(|metric| metric_config(metric, &rule, tripwire.as_ref(), compare))
+            .chain(analysis.traces.as_ref().filter(|_| compare).map(traces_config))
             .collect(),
         ..defaults
     };
@@ -530,6 +533,27 @@ fn measured_every(analysis: &AnalysisSpec) -> Span {
     };
     let look = analysis.look.unwrap_or_else(|| usual_look(source));
     told.map_or(look, |told| told.max(look))
+}
+
+/// Traces in the judge. Without a fair comparison there is nothing that they could say.
+fn traces_config(traces: &TracesSpec) -> MetricConfig {
+    let defaults = OperationsConfig::default();
+    let allow = traces.allow.unwrap_or(Allow {
+        times: 1.0 + defaults.allow_ratio,
+        plus: defaults.allow_abs,
+    });
+    MetricConfig {
+        name: TRACES.to_owned(),
+        weight: traces.weight.unwrap_or(1.0),
+        kind: MetricKind::Operations(OperationsConfig {
+            allow_ratio: allow.times - 1.0,
+            allow_abs: allow.plus,
+            new_errors: traces.new_errors.map_or(defaults.new_errors, |share| share.fraction()),
+            max_increase: traces.latency.map_or(defaults.max_increase, |allow| allow.times - 1.0),
+            warmup_s: defaults.warmup_s,
+            only_hold: traces.on_worse == OnWorse::Hold,
+        }),
+    }
 }
 
 /// What a metric's absolute limit is called beside its comparison; both see the same increments.

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge;
 use crate::spec::{
-    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch,
-    Weight, Windows,
+    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TracesSpec,
+    TrafficMatch, Weight, Windows,
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
@@ -240,6 +240,9 @@ pub struct Measure {
     /// Which ones; errors and latency if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricSpec>,
+    /// Traces beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesSpec>,
 }
 
 /// How much of stable's own behaviour is enough for an early pass.

@@ -32,5 +32,4 @@ pub use span::{ServerSpan, SpanError, TraceId};
 pub use telemetry::{Count, Telemetry};
 pub use with::WithTraces;
 
-/// The metric name under which traces are reported.
-pub const TRACES: &str = "traces";
+pub use crate::judge::observation::TRACES;
