@@ -145,7 +145,7 @@ pub struct Controller<P, S> {
     newer: Newer,
     urgent: Urgent,
     deploy_window: Option<bool>,
-    history: HistoryRecorder,
+    history: Recorder,
     epoch: u64,
     last_judge_write: Option<Timestamp>,
     judge_writes_every: jiff::SignedDuration,
@@ -167,7 +167,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     pub fn new(
         record: ReleaseRecord,
         epoch: u64,
-        history: HistoryRecorder,
+        history: Recorder,
         platform: P,
         signals: S,
         store: Arc<dyn Store>,
@@ -204,11 +204,6 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     /// Where the release is.
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// What was recorded of stable, to go on with after the release.
-    pub fn into_history(self) -> HistoryRecorder {
-        self.history
     }
 
     /// Says that a newer revision wants to be released; the plan says whether that ends this release.
@@ -334,11 +329,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     fn measure(&mut self, now: Timestamp) -> Option<Reading> {
         let mut sample = self.signals.take(now);
         self.sources.append(&mut sample.sources);
-        // Also beside the canary: what is learned is how much stable's pods differ from each other.
-        let seconds = seconds_of(now);
-        for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
-            self.history.record(seconds, &pod.pod, pod.requests, pod.errors);
-        }
+        record_stable(&self.history, &sample, now);
         let stage = self
             .state
             .split_of
@@ -376,7 +367,8 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let plan = &self.plan.history;
         let remembered = self.signals.history().filter(|history| plan.is_met_by(history));
-        remembered.or_else(|| plan.enough(&self.history))
+        let recorded = || self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.or_else(|| plan.enough(&recorded()))
     }
 
     /// Tells the judge that a stage has begun, once. The judge itself is made with the first stage, so that stable's
@@ -618,6 +610,19 @@ fn missed(sample: &Sample, plan: &Plan, split: &Split) -> Option<f64> {
     };
     // At 100 % there is no stable to go by: silence is silence.
     (share.is_finite()).then(|| Some(sample.rates.stable? * share * plan.no_data.canary_silent.after.as_secs_f64()))?
+}
+
+/// What is known of stable's own instances; shared, so that whoever keeps it over restarts always has the newest.
+pub type Recorder = Arc<Mutex<HistoryRecorder>>;
+
+/// Records what stable's instances did, between releases and during them. They are compared with each other only, so it
+/// does not matter how much of the traffic a canary takes from all of them.
+pub fn record_stable(recorder: &Recorder, sample: &Sample, now: Timestamp) {
+    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = seconds_of(now);
+    for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
+        recorder.record(seconds, &pod.pod, pod.requests, pod.errors);
+    }
 }
 
 /// Seconds since the epoch, for recorders that only need a clock that goes forward.

@@ -99,6 +99,13 @@ impl Signal {
         }
     }
 
+    fn examples(&self) -> Vec<String> {
+        match &self.state {
+            State::Operations(operations) => operations.examples(),
+            State::Errors(_) | State::Latency(_) | State::Gauge(_) | State::Objective(_) => Vec::new(),
+        }
+    }
+
     /// Whether it can show that a canary is fine. Traces cannot: somebody else decides which requests they are.
     pub(crate) fn can_prove(&self) -> bool {
         !matches!(self.state, State::Operations(_))
@@ -159,7 +166,7 @@ impl Signal {
             smallest_ratio,
             dropped,
             source: None,
-            examples: Vec::new(),
+            examples: self.examples(),
             seen,
         }
     }

@@ -24,6 +24,7 @@ use super::Call;
 mod wire;
 
 pub(crate) use wire::Run;
+pub use wire::config;
 
 /// Runs that may be open at once, a few kB each.
 const MAX_RUNS: usize = 100_000;

@@ -9,6 +9,7 @@ use super::{Call, History, Increment, Judge, Observation, Sides, Verdict};
 
 mod fairness;
 mod late;
+mod operations;
 mod properties;
 
 fn errors() -> MetricConfig {

@@ -3,13 +3,14 @@
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
-    Tripwire,
+    OperationsConfig, Tripwire,
 };
 use crate::judge::history::{EARLY_PASS_MINUTES, EARLY_PASS_POD_MINUTES};
+use crate::judge::observation::TRACES;
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
-    NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span,
-    Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
+    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
+    Mode, NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow,
+    Source, Span, Step, Strategy, StrategyChoice, TracesSpec, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -56,6 +57,8 @@ pub(crate) const QUIET_RPS: f64 = 1.0;
 const SMOKE_AGAIN: Span = Span::secs(10);
 const DEFAULT_DRAIN: Span = Span::secs(10);
 const CONFIRM_WITHIN: Span = Span::secs(10);
+/// The same where a platform rolls its instances first.
+const ROLLED_WITHIN: Span = Span::secs(60);
 
 /// Plans a release: `strategy`, `analysis` and `limits` are the resolved ones (rollout over strategy over nothing).
 pub fn lower(
@@ -116,6 +119,11 @@ pub fn lower(
         stages.iter_mut().for_each(share_by_instances);
     }
 
+    let rolling = spec.finish == Finish::Rolling && around.lane != Lane::FirstDeploy && found.is_some();
+    if rolling {
+        roll_last(&mut stages);
+    }
+
     let comparison = match (&around.lane, &around.stable_unfit) {
         (Lane::Emergency { .. }, _) => Comparison::LimitsOnly {
             reason: "an emergency release is not compared".to_owned(),
@@ -153,6 +161,7 @@ pub fn lower(
         judge: judge_config(analysis, &comparison),
         comparison,
         stages,
+        rolling,
         smoke: SmokePlan {
             tests: spec.smoke.clone(),
             tries: limits.smoke_tries.unwrap_or(3),
@@ -162,7 +171,7 @@ pub fn lower(
         ready_within: limits.ready.unwrap_or(Span::secs(300)),
         settle: limits.settle.unwrap_or(Span::secs(5)),
         drain_within,
-        confirm_within: CONFIRM_WITHIN,
+        confirm_within: if rolling { ROLLED_WITHIN } else { CONFIRM_WITHIN },
         gate_within,
         release_within: Span::secs(0),
         look: analysis.look.unwrap_or_else(|| usual_look(measure.source.as_ref())),
@@ -227,6 +236,7 @@ pub fn measure(analysis: &AnalysisSpec, workload: &Workload) -> Measure {
     Measure {
         source: analysis.source.clone().or(own),
         metrics: metrics(analysis),
+        traces: analysis.traces.clone(),
     }
 }
 
@@ -437,6 +447,14 @@ fn share_by_instances(stage: &mut Stage) {
     stage.capacity = stage.capacity.max(needed);
 }
 
+/// The bake gets no pods of its own: the platform rolls on from the size that was judged, at least a quarter.
+fn roll_last(stages: &mut [Stage]) {
+    if let Some((bake, before)) = stages.split_last_mut() {
+        let judged = before.iter().map(|stage| stage.capacity).max().unwrap_or_default();
+        bake.capacity = judged.max(Weight::from_permille(250).unwrap_or(Weight::FULL));
+    }
+}
+
 fn bake_stage(time: Span) -> Stage {
     Stage {
         kind: StageKind::Bake,
@@ -495,6 +513,7 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
         metrics: metrics
             .iter()
             .flat_map(|metric| metric_config(metric, &rule, tripwire.as_ref(), compare))
+            .chain(analysis.traces.as_ref().filter(|_| compare).map(traces_config))
             .collect(),
         ..defaults
     };
@@ -524,6 +543,27 @@ fn measured_every(analysis: &AnalysisSpec) -> Span {
     };
     let look = analysis.look.unwrap_or_else(|| usual_look(source));
     told.map_or(look, |told| told.max(look))
+}
+
+/// Traces in the judge. Without a fair comparison there is nothing that they could say.
+fn traces_config(traces: &TracesSpec) -> MetricConfig {
+    let defaults = OperationsConfig::default();
+    let allow = traces.allow.unwrap_or(Allow {
+        times: 1.0 + defaults.allow_ratio,
+        plus: defaults.allow_abs,
+    });
+    MetricConfig {
+        name: TRACES.to_owned(),
+        weight: traces.weight.unwrap_or(1.0),
+        kind: MetricKind::Operations(OperationsConfig {
+            allow_ratio: allow.times - 1.0,
+            allow_abs: allow.plus,
+            new_errors: traces.new_errors.map_or(defaults.new_errors, |share| share.fraction()),
+            max_increase: traces.latency.map_or(defaults.max_increase, |allow| allow.times - 1.0),
+            warmup_s: defaults.warmup_s,
+            only_hold: traces.on_worse == OnWorse::Hold,
+        }),
+    }
 }
 
 /// What a metric's absolute limit is called beside its comparison; both see the same increments.

@@ -175,6 +175,21 @@ fn one() -> f64 {
     1.0
 }
 
+/// The judge's settings that a `start` line's `config` means; null for the defaults. Metrics are named by their kind.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn config(words: &Value) -> Result<Config, serde_json::Error> {
+    let wire = Option::<WireConfig>::deserialize(words)?.unwrap_or_default();
+    let mut config = wire.translated();
+    for metric in &mut config.metrics {
+        if let Some((kind, _)) = metric.name.rsplit_once('-') {
+            metric.name = kind.to_owned();
+        }
+    }
+    Ok(config)
+}
+
 impl WireConfig {
     /// The judge's configuration; metrics are named by kind and position, as the wire does not name them.
     fn translated(self) -> Config {

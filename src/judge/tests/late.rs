@@ -34,7 +34,11 @@ fn bursts_that_are_learned_late_are_reckoned_with() {
         (verdict.call == Call::Pass).then_some(at)
     };
     assert!(passes_at(&quiet()).is_some());
-    assert_eq!(passes_at(&bursty), None, "a quiet stage of a bursty service proves nothing");
+    assert_eq!(
+        passes_at(&bursty),
+        None,
+        "a quiet stage of a bursty service proves nothing"
+    );
 }
 
 #[test]
