@@ -64,7 +64,7 @@ pub fn prometheus_source(
                 api.clone(),
                 config.clone(),
                 Arc::clone(clock),
-                history.least.signed(),
+                history.asked().signed(),
                 Arc::clone(past),
             );
             match Prometheus::start(api, config, Arc::clone(clock)) {
