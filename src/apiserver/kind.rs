@@ -27,6 +27,7 @@ pub enum Kind {
     ScaledObject,
     Secret,
     Service,
+    ServiceAccount,
 }
 
 impl Kind {
@@ -123,6 +124,7 @@ impl Kind {
             Self::ScaledObject => ("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject"),
             Self::Secret => ("", "v1", "secrets", "Secret"),
             Self::Service => ("", "v1", "services", "Service"),
+            Self::ServiceAccount => ("", "v1", "serviceaccounts", "ServiceAccount"),
         }
     }
 }

@@ -300,8 +300,23 @@ impl ApiServer {
     /// # Errors
     /// [`Fault::Exists`] and what the server refuses.
     pub async fn create(&self, kind: Kind, object: &Value) -> Result<Value, ApiError> {
+        self.send_create(kind, object, "").await
+    }
+
+    /// What would be stored, or why not; nothing is stored.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub async fn try_create(&self, kind: Kind, object: &Value) -> Result<Value, ApiError> {
+        self.send_create(kind, object, "&dryRun=All").await
+    }
+
+    async fn send_create(&self, kind: Kind, object: &Value, more: &str) -> Result<Value, ApiError> {
         let name = value::name(object);
-        let path = with_query(kind.path(&self.namespace, None), &format!("fieldManager={MANAGER}"));
+        let path = with_query(
+            kind.path(&self.namespace, None),
+            &format!("fieldManager={MANAGER}{more}"),
+        );
         self.ask(
             Method::POST,
             &path,

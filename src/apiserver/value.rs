@@ -69,6 +69,16 @@ pub fn controller(object: &Value) -> Option<(&str, &str, &str)> {
     Some((text(owner, "/kind"), text(owner, "/name"), text(owner, "/uid")))
 }
 
+/// Whether `owner` is what controls an object.
+pub fn is_controlled_by(object: &Value, owner: &Value) -> bool {
+    controller(object).is_some_and(|(_, _, of)| of == uid(owner))
+}
+
+/// Whether a pod or node is ready.
+pub fn is_ready(object: &Value) -> bool {
+    condition(object, "Ready").is_some_and(|ready| text(ready, "/status") == "True")
+}
+
 /// Whether an object is on its way out.
 pub fn is_leaving(object: &Value) -> bool {
     object.pointer("/metadata/deletionTimestamp").is_some()

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::connect::{Connection, answered, deployment};
 use super::exit::{Exit, Failure};
-use super::files::text;
+use super::files::{policy, text};
 use super::follow::{Codes, FollowArgs, follow};
+use super::job::{self, JobArgs};
 use super::pipeline::{deploy_window, environment, pipeline, time_left};
 use super::render::status::head;
-use super::screen::{OutputArg, Screen};
+use super::screen::{Format, OutputArg, Screen};
 use crate::clock::{Clock as _, SystemClock};
 use crate::cluster::Options;
 use crate::cluster::admit::Ask;
+use crate::cluster::job::FILES;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
 use crate::daemon::client::Client;
 use crate::platforms::kubernetes::template::For;
 use crate::spec::vars::VERSION;
-use crate::spec::{AddressFrom, NotifySpec, Span, UrlFrom, Workload, read_rollout};
+use crate::spec::{AddressFrom, NotifySpec, Span, UrlFrom, Workload};
 
 /// Release a new version and follow it to its end
 #[derive(Debug, clap::Args)]
@@ -62,6 +66,8 @@ pub(super) struct Args {
     dry_run: bool,
     #[command(flatten)]
     revision: RevisionArgs,
+    #[command(flatten)]
+    job: JobArgs,
     /// Print the policy that is applied, to be written down, and touch nothing
     #[arg(long, help_heading = "In a cluster")]
     print_rollout: bool,
@@ -159,17 +165,10 @@ impl RevisionArgs {
 
 /// What a cluster needs to know.
 pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Options, Failure> {
-    let rollout = match file {
-        Some(file) => {
-            let source = file.display().to_string();
-            Some(read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?)
-        }
-        None => None,
-    };
     Ok(Options {
         ask: revision.ask()?,
         any: false,
-        rollout,
+        rollout: file.map(policy).transpose()?,
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
         notify: revision.notify.clone(),
@@ -187,12 +186,10 @@ fn target(args: &Args) -> Result<Option<String>, Failure> {
     {
         return Ok(Some(own.to_owned()));
     }
-    if let Some(file) = &args.file {
-        let source = file.display().to_string();
-        let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
-        if let Workload::Deployment(own) = &rollout.spec.workload {
-            return Ok(Some(own.clone()));
-        }
+    if let Some(file) = &args.file
+        && let Workload::Deployment(own) = policy(file)?.spec.workload
+    {
+        return Ok(Some(own));
     }
     if let Some(file) = &args.revision.from_file {
         let manifest = super::manifest::deployment(file)?;
@@ -216,53 +213,134 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     }
     let name = name(args.name.as_deref(), args.file.as_deref())?;
     let set = variables(&args.set, args.version.as_deref())?;
-    let request = ReleaseRequest {
-        target: ReleaseTarget::File {
-            set,
-            path: args.file.as_deref().map(absolute).transpose()?,
-        },
-        reason: args.reason,
-        emergency: args.emergency,
-        require_proof: args.require_proof,
-        deploy_window: deploy_window(environment)?,
-        pipeline: pipeline(environment),
+    let target = ReleaseTarget::File {
+        set,
+        path: args.file.as_deref().map(absolute).transpose()?,
     };
-    let (client, name) = args.connection.open(Some(&name)).await?;
-    let screen = Screen::new(args.output.output);
-    if args.dry_run {
-        let plan = answered(client.preview(&name, &request)).await?;
-        if screen.is_json() {
-            screen.json(&serde_json::json!({ "plan": plan }));
-        } else {
-            screen.text(&plan);
-        }
-        return Ok(Exit::Done);
-    }
-    begin(&client, &name, &request, args.follow, screen).await
+    let (client, name) = args.connection.clone().open(Some(&name)).await?;
+    ask(args, &client, &name, target).await
 }
 
 async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
     let options = options(args.file.as_deref(), &args.revision)?;
-    let screen = Screen::new(args.output.output);
     if args.print_rollout {
         let namespace = args.connection.cluster.namespace.as_deref().unwrap_or("default");
-        screen.text(&print_rollout(own, namespace, &options));
+        Screen::new(args.output.output).text(&print_rollout(own, namespace, &options));
         return Ok(Exit::Done);
     }
+    let place = format!("deployment/{own}");
+    if args.job.in_cluster() && !args.dry_run {
+        let (cluster, own) = args.connection.cluster(&place, options).await?;
+        let (words, files) = args.words(&own, cluster.namespace())?;
+        let step = args.job.step(&own, words, files);
+        let screen = Screen::new(args.output.output);
+        return job::run(cluster, &step, args.follow, args.require_proof, screen).await;
+    }
+    let (cluster, own) = args.connection.cluster(&place, options).await?;
+    let client = Client::over(Arc::new(Arc::clone(&cluster)), false);
+    let Some(watchdog) = args.job.watchdog(&own, cluster.namespace()).filter(|_| !args.dry_run) else {
+        return ask(args, &client, &own, ReleaseTarget::default()).await;
+    };
+    // What cannot be left behind is said before anything is touched.
+    cluster.try_job(&watchdog).await?;
+    let json = args.output.output == Format::Json;
+    let leave = async {
+        // It ends with the release that it finds, so it may not come before one.
+        while !cluster.carries() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        match cluster.start_job(&watchdog).await {
+            Ok(job) if !json => Screen::new(Format::Text).text(&format!(
+                "watched  by job/{} -n {}, which takes the release back if this command is killed",
+                crate::apiserver::value::name(&job),
+                cluster.namespace()
+            )),
+            Ok(_) => {}
+            Err(error) => super::warn(&format!("no watchdog: {}", error.message)),
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        end = ask(args, &client, &own, ReleaseTarget::default()) => end,
+        () = leave => Err(Failure::other("the watchdog was waited for")),
+    }
+}
+
+impl Args {
+    /// The same command as it is given to a Job, and the files that it reads.
+    fn words(&self, own: &str, namespace: &str) -> Result<(Vec<String>, BTreeMap<String, String>), Failure> {
+        let (mut words, mut files) = (Vec::new(), BTreeMap::new());
+        let mut say = |parts: &[&str]| words.extend(parts.iter().map(|part| (*part).to_owned()));
+        say(&["deploy", &format!("deployment/{own}"), "-n", namespace]);
+        // Its pod may be taken away; the next one goes on with the release.
+        say(&["--on-interrupt", "detach"]);
+        let mut hand_over = |name: &str, path: &Path| -> Result<String, Failure> {
+            files.insert(name.to_owned(), text(path)?);
+            Ok(format!("{FILES}/{name}"))
+        };
+        if let Some(file) = &self.file {
+            policy(file)?;
+            say(&["-f", &hand_over("rollout.yaml", file)?]);
+        }
+        let revision = &self.revision;
+        if let Some(file) = &revision.from_file {
+            let manifest = super::manifest::deployment(file)?;
+            say(&["--from-file", &format!("{FILES}/deployment.json")]);
+            files.insert("deployment.json".to_owned(), manifest.to_string());
+        }
+        if let Some(image) = &revision.image {
+            say(&["--image", image]);
+        }
+        for (flag, pairs) in [("--set-image", &revision.set_image), ("--env", &revision.env)] {
+            for (name, value) in pairs {
+                say(&[flag, &format!("{name}={value}")]);
+            }
+        }
+        for (flag, named) in [("--strategy", &revision.strategy), ("--reason", &self.reason)] {
+            if let Some(named) = named {
+                say(&[flag, named]);
+            }
+        }
+        for (flag, is_said) in [
+            ("--held", revision.held),
+            ("--allow-parallel", revision.allow_parallel),
+            ("--allow-fewer", revision.allow_fewer),
+            ("--emergency", self.emergency),
+            ("--require-proof", self.require_proof),
+        ] {
+            if is_said {
+                say(&[flag]);
+            }
+        }
+        for spec in &revision.notify {
+            let (kind, from) = match spec {
+                NotifySpec::Slack(from) => ("slack", from),
+                NotifySpec::Webhook(from) => ("webhook", from),
+            };
+            let AddressFrom::SecretRef(secret) = from else {
+                return Err(Failure::usage(format!(
+                    "with --in-cluster the address must be in the cluster too: --notify {kind}=secret:NAME"
+                )));
+            };
+            say(&["--notify", &format!("{kind}=secret:{secret}")]);
+        }
+        Ok((words, files))
+    }
+}
+
+/// Shows the plan, or begins the release.
+async fn ask(args: Args, client: &Client, name: &str, target: ReleaseTarget) -> Result<Exit, Failure> {
     let request = ReleaseRequest {
-        target: ReleaseTarget::default(),
+        target,
         reason: args.reason,
         emergency: args.emergency,
         require_proof: args.require_proof,
         deploy_window: deploy_window(environment)?,
         pipeline: pipeline(environment),
     };
-    let (client, name) = args
-        .connection
-        .open_with(Some(&format!("deployment/{own}")), options)
-        .await?;
+    let screen = Screen::new(args.output.output);
     if args.dry_run {
-        let plan = answered(client.preview(&name, &request)).await?;
+        let plan = answered(client.preview(name, &request)).await?;
         if screen.is_json() {
             screen.json(&serde_json::json!({ "plan": plan }));
         } else {
@@ -270,7 +348,7 @@ async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
         }
         return Ok(Exit::Done);
     }
-    begin(&client, &name, &request, args.follow, screen).await
+    begin(client, name, &request, args.follow, screen).await
 }
 
 /// The policy as a file, to be kept beside the service's sources.
@@ -292,6 +370,12 @@ pub(super) async fn begin(
     args: FollowArgs,
     mut screen: Screen,
 ) -> Result<Exit, Failure> {
+    // Before anything is begun: a step that detaches would leave a release behind that nobody carries.
+    if args.detach && !client.is_carried() {
+        return Err(Failure::usage(
+            "--detach needs somebody who carries the release after this command has ended: a daemon; in a cluster without one leave --detach out",
+        ));
+    }
     // Unbounded on purpose: the daemon may have to wait for the release that runs.
     let started = client.release(name, request).await?;
     if screen.is_json() {
@@ -303,11 +387,6 @@ pub(super) async fn begin(
         return Ok(Exit::Done);
     };
     if args.detach {
-        if client.is_carrying() {
-            return Err(Failure::usage(
-                "--detach needs somebody who carries the release: a daemon",
-            ));
-        }
         if !screen.is_json() {
             screen.text(&format!("follow   wade status -w {name}"));
         }
@@ -346,12 +425,11 @@ fn name(name: Option<&str>, file: Option<&Path>) -> Result<String, Failure> {
             .map(str::to_owned)
             .ok_or_else(|| Failure::usage("name a rollout, or its file with -f"));
     };
-    let source = file.display().to_string();
-    let rollout = read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?;
-    let own = rollout.metadata.name;
+    let own = policy(file)?.metadata.name;
     match name {
         Some(name) if name != own => Err(Failure::usage(format!(
-            "{source} describes the rollout {own}, not {name}; leave the name out or name the right file"
+            "{} describes the rollout {own}, not {name}; leave the name out or name the right file",
+            file.display()
         ))),
         _ => Ok(own),
     }

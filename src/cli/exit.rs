@@ -34,6 +34,23 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// What another process's exit code means.
+    pub const fn from_code(code: i32) -> Self {
+        match code {
+            0 => Self::Done,
+            2 => Self::Invalid,
+            3 => Self::RolledBack,
+            4 => Self::Aborted,
+            5 => Self::Rejected,
+            6 => Self::Waiting,
+            7 => Self::Unreachable,
+            8 => Self::Superseded,
+            9 => Self::Stuck,
+            10 => Self::NoVerdict,
+            _ => Self::Other,
+        }
+    }
+
     /// The code of an outcome.
     pub const fn of(outcome: &Outcome, require_proof: bool) -> Self {
         match outcome {

@@ -39,6 +39,14 @@ pub struct Read {
     pub resolved: Resolved,
 }
 
+/// Reads a rollout alone, without its strategy.
+///
+/// # Errors
+/// All faults of the file: exit 2.
+pub fn policy(path: &Path) -> Result<Rollout, Failure> {
+    read_rollout(&text(path)?, &path.display().to_string()).map_err(|faults| Failure::usage(faults.to_string()))
+}
+
 /// Reads a rollout and finds its strategy.
 ///
 /// # Errors

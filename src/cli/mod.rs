@@ -24,6 +24,7 @@ mod demo;
 mod deploy;
 mod history;
 mod hold;
+mod job;
 mod judge;
 mod man;
 mod manifest;

@@ -6,13 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::connect::{ClusterArgs, deployment};
 use super::exit::{Exit, Failure};
-use super::files::text;
+use super::files::policy;
 use super::render::{Line, Tone};
 use super::screen::{OutputArg, Screen};
 use crate::clock::SystemClock;
 use crate::cluster::observe::Told;
 use crate::cluster::{Cluster, Options};
-use crate::spec::{Span, read_rollout};
+use crate::spec::Span;
 
 /// In a log, a look is told at least this often.
 const LOOK_EVERY: SignedDuration = SignedDuration::from_secs(15);
@@ -45,15 +45,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let own = deployment(&args.name).unwrap_or(&args.name).to_owned();
-    let rollout = match &args.file {
-        Some(file) => {
-            let source = file.display().to_string();
-            Some(read_rollout(&text(file)?, &source).map_err(|faults| Failure::usage(faults.to_string()))?)
-        }
-        None => None,
-    };
     let options = Options {
-        rollout,
+        rollout: args.file.as_deref().map(policy).transpose()?,
         ..Options::default()
     };
     let cluster = Arc::new(Cluster::new(args.cluster.api().await?, options, Arc::new(SystemClock))?);

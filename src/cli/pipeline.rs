@@ -53,6 +53,35 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
     }
 }
 
+/// Every variable that [`pipeline`] and [`deploy_window`] read: what a Job in the cluster is given of them.
+pub const VARIABLES: [&str; 25] = [
+    "GITLAB_CI",
+    "CI_COMMIT_SHA",
+    "CI_COMMIT_AUTHOR",
+    "CI_PIPELINE_URL",
+    "CI_JOB_URL",
+    "GITHUB_ACTIONS",
+    "GITHUB_SERVER_URL",
+    "GITHUB_REPOSITORY",
+    "GITHUB_RUN_ID",
+    "GITHUB_SHA",
+    "GITHUB_ACTOR",
+    "JENKINS_URL",
+    "GIT_COMMIT",
+    "CHANGE_AUTHOR",
+    "GIT_AUTHOR_NAME",
+    "BUILD_URL",
+    "DRONE",
+    "DRONE_COMMIT_SHA",
+    "DRONE_COMMIT_AUTHOR",
+    "DRONE_BUILD_LINK",
+    "CIRCLECI",
+    "CIRCLE_SHA1",
+    "CIRCLE_USERNAME",
+    "CIRCLE_BUILD_URL",
+    "DEPLOY_WINDOW",
+];
+
 /// How long this job goes on, where the CI says it: GitLab does (`CI_JOB_TIMEOUT` in seconds, `CI_JOB_STARTED_AT`).
 /// GitHub Actions, Jenkins, Drone and CircleCI have no such variable; there `--time-left` says it.
 pub fn time_left(variable: impl Fn(&str) -> Option<String>, now: Timestamp) -> Option<SignedDuration> {

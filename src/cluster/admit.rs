@@ -172,7 +172,6 @@ pub fn admit(
         port: port(found, template),
         template_owner: managers::gitops_owner(deployment, &["spec", "template"]).map(|owner| owner.manager),
         manifest: ask.manifest.clone(),
-        held_before: ask.held,
     };
     let around = Circumstances {
         lane,

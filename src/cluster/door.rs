@@ -577,7 +577,7 @@ impl Door for Arc<Cluster> {
     }
 
     fn is_carrying(&self) -> bool {
-        self.carried(|carrying| !carrying.task.is_finished()).unwrap_or(false)
+        self.carries()
     }
 
     async fn settle(&self, name: &str) -> Result<Option<ReleaseKey>, Problem> {

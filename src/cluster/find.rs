@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::apiserver::value::{controller, count, flag, label, list, name, selects, text, uid};
+use crate::apiserver::value::{count, flag, is_controlled_by, is_ready, label, name, selects, text};
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Selection};
 use crate::platforms::kubernetes::release::{RouteKind, RouteRef, Scaler, ScalerKind};
-use crate::platforms::kubernetes::{HASH, route, workload};
+use crate::platforms::kubernetes::{HASH, isolation, route, workload};
 
 /// Everything that was found around one Deployment.
 #[derive(Clone, Debug, Default)]
@@ -81,11 +81,7 @@ impl Found {
         let (hpas, kedas) = (optional(hpas)?, optional(kedas)?);
         let (budgets, policies) = (optional(budgets)?, optional(policies)?);
         let (quotas, nodes, claims) = (optional(quotas)?, optional(nodes)?, optional(claims)?);
-        let own = uid(&object).to_owned();
-        let sets: Vec<Value> = sets?
-            .into_iter()
-            .filter(|set| controller(set).is_some_and(|(_, _, owner)| owner == own))
-            .collect();
+        let sets: Vec<Value> = sets?.into_iter().filter(|set| is_controlled_by(set, &object)).collect();
         let labels = object["spec"]["template"]["metadata"]["labels"].clone();
         let every = services?;
         let services: Vec<Value> = every
@@ -106,7 +102,7 @@ impl Found {
             let chosen = |object: &Value| {
                 object
                     .pointer(path)
-                    .is_some_and(|selector| matches_selector(selector, &labels))
+                    .is_some_and(|selector| isolation::matches(selector, &labels))
             };
             objects.into_iter().filter(chosen).collect()
         };
@@ -189,9 +185,7 @@ impl Found {
         self.pods
             .iter()
             .filter(|pod| label(pod, HASH) == Some(hash))
-            .filter(|pod| {
-                crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True")
-            })
+            .filter(|pod| is_ready(pod))
             .cloned()
             .map(Arc::new)
             .collect()
@@ -248,26 +242,6 @@ fn selected(selector: &Value, labels: &Value) -> bool {
     selects(&selector, labels)
 }
 
-/// Whether a LabelSelector takes pods with these labels; an empty one takes all.
-pub fn matches_selector(selector: &Value, labels: &Value) -> bool {
-    let equal = selector
-        .get("matchLabels")
-        .and_then(Value::as_object)
-        .is_none_or(|pairs| pairs.iter().all(|(key, value)| labels.get(key) == Some(value)));
-    let expressions = list(selector, "/matchExpressions").iter().all(|expression| {
-        let value = labels.get(text(expression, "/key"));
-        let among = value.is_some_and(|value| list(expression, "/values").contains(value));
-        match text(expression, "/operator") {
-            "In" => among,
-            "NotIn" => !among,
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            _ => false,
-        }
-    });
-    equal && expressions
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -295,7 +269,7 @@ mod tests {
             ),
         ];
         for (selector, expected) in cases {
-            assert_eq!(matches_selector(&selector, &labels), expected, "{selector}");
+            assert_eq!(isolation::matches(&selector, &labels), expected, "{selector}");
         }
         assert!(selected(&json!({ "app": "app", HASH: "abc" }), &labels));
         assert!(!selected(&json!({}), &labels));

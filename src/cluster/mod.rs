@@ -6,8 +6,10 @@
 //! other shells are written into the record; an abort that nobody acknowledges takes the Lease by force.
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
-//! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line asks),
-//! [`rbac`] (which permissions that takes), [`wait`] (what a Deployment waits for). It decides nothing about a release: the engine does.
+//! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the
+//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes),
+//! [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It decides nothing about a release: the
+//! engine does.
 
 pub mod admit;
 pub mod before;
@@ -16,6 +18,7 @@ pub mod check;
 pub mod door;
 pub mod find;
 mod follower;
+pub mod job;
 pub mod observe;
 pub mod probe;
 pub mod rbac;
@@ -176,6 +179,11 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Whether this process carries a release now.
+    pub fn carries(&self) -> bool {
+        self.carried(|carrying| !carrying.task.is_finished()).unwrap_or(false)
     }
 
     fn carried<T>(&self, look: impl FnOnce(&Carrying) -> T) -> Option<T> {

@@ -255,10 +255,7 @@ impl Cluster {
 fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
     let own: Vec<&Value> = sets
         .iter()
-        .filter(|set| {
-            crate::apiserver::value::controller(set)
-                .is_some_and(|(_, _, owner)| owner == crate::apiserver::value::uid(deployment))
-        })
+        .filter(|set| crate::apiserver::value::is_controlled_by(set, deployment))
         .collect();
     let newest = own.iter().find(|set| {
         annotation(set, REVISION).is_some()
@@ -289,7 +286,6 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             port: None,
             template_owner: None,
             manifest: None,
-            held_before: false,
         },
         old: template::version_of(&old["spec"]["template"], None),
         new: template::version_of(&newest["spec"]["template"], None),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::door::unavailable;
 use super::{Cluster, told};
-use crate::apiserver::value::{name, text};
+use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
 use crate::daemon::api::{InstanceView, Problem, RevisionView, RolloutView};
 use crate::daemon::views::summary;
@@ -82,8 +82,7 @@ fn revision_view(set: &Value, pods: &[Value], hash: &str) -> RevisionView {
         .filter(|pod| crate::apiserver::value::label(pod, HASH) == Some(hash))
         .enumerate()
         .map(|(slot, pod)| {
-            let ready =
-                crate::apiserver::value::condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True");
+            let ready = crate::apiserver::value::is_ready(pod);
             let leaving = crate::apiserver::value::is_leaving(pod);
             InstanceView {
                 slot: slot as u32,

@@ -57,7 +57,7 @@ const MOST_STALE: usize = MOST_IDLE;
 const MOST_RPS: f64 = 50_000.0;
 
 /// What users ask for, and how many of 100 of them.
-const MIX: [(&str, u32); 3] = [("/", 60), ("/cart", 30), ("/pay", 10)];
+const MIX: [(&str, u32); 4] = [("/", 60), ("/cart", 29), ("/pay", 10), ("/refund", 1)];
 
 /// A running load. Dropping it ends the schedule; requests under way end by themselves.
 pub struct Load {

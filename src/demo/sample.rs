@@ -1,4 +1,4 @@
-//! The sample service: a web shop of three routes that can be told to be slow, broken or short-lived.
+//! The sample service: a web shop of four routes that can be told to be slow, broken or short-lived.
 //!
 //! **The idea.** `wade demo`, the quick start and end-to-end tests need a service that behaves like one: it takes its
 //! port from `PORT`, answers after times that look like a real service's (log-normal, median 8 ms, p99 40 ms), counts
@@ -7,13 +7,14 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/`, `/cart`, `/pay` | `{"version", "route"}` after a drawn latency; `fail_percent` of them 500 |
+//! | `/`, `/cart`, `/pay`, `/refund` | `{"version", "route"}` after a drawn latency; `fail_percent` of them 500, and all of `broken_route` |
 //! | `/healthz` | 200 always: a broken version is often *ready* |
 //! | `/selftest` | 200, or 500 with the reason when `broken_smoke` is set |
 //! | `/version` | `{"version"}` |
 //! | `/metrics` | `http_requests_total` and `http_request_duration_seconds`, both by `code` and `route` |
 //!
-//! Every answer carries `x-version`, so that whoever asks can count by version without reading bodies.
+//! Every answer carries `x-version`, so that whoever asks can count by version without reading bodies. Where the
+//! environment names an OTLP receiver, every request of a user is a span (see [`spans`]).
 //!
 //! **Stopping.** On SIGTERM (or Ctrl-C) what the kernel has accepted already is still answered, every answer then says
 //! `connection: close`, connections stay open for [`LINGER`] so that a request already on its way is not lost, and the
@@ -23,6 +24,7 @@
 //! load. It listens on loopback only.
 
 mod metrics;
+pub(crate) mod spans;
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +42,7 @@ use hyper::body::Incoming;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -52,6 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::stopwatch;
 use metrics::Metrics;
+use spans::{Failure, Spans};
 
 /// Median of the drawn latencies at `slow_factor` 1.
 pub const MEDIAN: Duration = Duration::from_millis(8);
@@ -71,7 +74,7 @@ const READING: Duration = Duration::from_millis(120);
 const HEAD: Duration = Duration::from_secs(10);
 
 /// The routes that users ask for; all others are answered at once and not counted.
-pub const ROUTES: [&str; 3] = ["/", "/cart", "/pay"];
+pub const ROUTES: [&str; 4] = ["/", "/cart", "/pay", "/refund"];
 
 /// How the sample service behaves. As `clap` arguments these are the flags of `wade sample-service`.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
@@ -85,6 +88,9 @@ pub struct SampleOptions {
     /// Percentage of requests that fail with 500, 0 to 100
     #[arg(long, default_value_t = 0.0, value_parser = percent)]
     pub fail_percent: f64,
+    /// A route of which every request fails with 500, like `/refund`
+    #[arg(long, value_parser = route)]
+    pub broken_route: Option<&'static str>,
     /// Factor on every latency
     #[arg(long, default_value_t = 1.0, value_parser = factor)]
     pub slow_factor: f64,
@@ -111,6 +117,7 @@ impl Default for SampleOptions {
             version: "1.0.0".to_owned(),
             port: 0,
             fail_percent: 0.0,
+            broken_route: None,
             slow_factor: 1.0,
             crash_after: None,
             crash_at_start: false,
@@ -126,6 +133,13 @@ fn percent(text: &str) -> Result<f64, String> {
         Ok(value) if (0.0..=100.0).contains(&value) => Ok(value),
         _ => Err("write a number from 0 to 100".to_owned()),
     }
+}
+
+fn route(text: &str) -> Result<&'static str, String> {
+    ROUTES
+        .into_iter()
+        .find(|route| *route == text)
+        .ok_or_else(|| format!("write one of {}", ROUTES.join(", ")))
 }
 
 fn factor(text: &str) -> Result<f64, String> {
@@ -176,7 +190,12 @@ pub async fn serve(options: SampleOptions) -> io::Result<()> {
             error = crashes(crash_after) => Err(error),
         }
     };
-    serve_on(listener, &options, stop).await
+    let spans = Spans::from_env(&options.version).unwrap_or_else(|error| {
+        // A service that fails because nobody can be told how it does would be upside down.
+        eprintln!("sample service: no spans are sent: {error}");
+        None
+    });
+    serve_on(listener, &options, spans, stop).await
 }
 
 async fn bind(port: u16) -> io::Result<TcpListener> {
@@ -220,13 +239,30 @@ fn crash(place: &str, message: &'static str) -> io::Error {
     io::Error::other(Crash(message))
 }
 
-/// Serves on a listener until `stop` says how to end: `Ok` gracefully, `Err` at once. Tests use it directly.
+/// Serves on a listener until `stop` says how to end: `Ok` gracefully, with the last spans sent, `Err` at once. Tests
+/// use it directly.
 async fn serve_on(
     listener: TcpListener,
     options: &SampleOptions,
+    spans: Option<Spans>,
     stop: impl Future<Output = io::Result<()>>,
 ) -> io::Result<()> {
-    let sample = Arc::new(Sample::new(options));
+    let sample = Arc::new(Sample::new(options, spans));
+    let result = serve_until(listener, &sample, stop).await;
+    // Connections that were cut off still hold it; their spans are lost with their requests.
+    if result.is_ok()
+        && let Some(spans) = Arc::into_inner(sample).and_then(|sample| sample.spans)
+    {
+        spans.end().await;
+    }
+    result
+}
+
+async fn serve_until(
+    listener: TcpListener,
+    sample: &Arc<Sample>,
+    stop: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
     let (closing, closed) = (CancellationToken::new(), CancellationToken::new());
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
@@ -238,7 +274,7 @@ async fn serve_on(
             }
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&sample), closing.clone(), closed.clone()));
+                    connections.spawn(connection(stream, Arc::clone(sample), closing.clone(), closed.clone()));
                 }
                 // Out of file descriptors, or the peer is gone already: neither gets better by spinning.
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -249,7 +285,7 @@ async fn serve_on(
     closing.cancel();
     // What the kernel has accepted for us would be reset when the listener closes.
     while let Ok(Ok((stream, _))) = tokio::time::timeout(Duration::ZERO, listener.accept()).await {
-        connections.spawn(connection(stream, Arc::clone(&sample), closing.clone(), closed.clone()));
+        connections.spawn(connection(stream, Arc::clone(sample), closing.clone(), closed.clone()));
     }
     drop(listener);
     let all_gone = async { while connections.join_next().await.is_some() {} };
@@ -301,13 +337,17 @@ struct Sample {
     version: String,
     version_header: HeaderValue,
     broken_smoke: bool,
+    broken_route: Option<&'static str>,
     chance: Mutex<Chance>,
     metrics: Mutex<Metrics>,
+    spans: Option<Spans>,
 }
 
 impl Sample {
-    fn new(options: &SampleOptions) -> Self {
+    fn new(options: &SampleOptions, spans: Option<Spans>) -> Self {
         Self {
+            spans,
+            broken_route: options.broken_route,
             version: options.version.clone(),
             version_header: HeaderValue::from_str(&options.version).unwrap_or(HeaderValue::from_static("unprintable")),
             broken_smoke: options.broken_smoke,
@@ -323,27 +363,55 @@ impl Sample {
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let mut answer = match ROUTES.into_iter().find(|route| *route == path) {
-            Some(route) => self.shop(route, request.method()).await,
+            Some(route) => self.shop(route, request).await,
             None => self.plain(path),
         };
         answer.headers_mut().insert("x-version", self.version_header.clone());
         answer
     }
 
-    /// A user's request: drawn latency, drawn failure, counted.
-    async fn shop(&self, route: &'static str, method: &Method) -> Response<Full<Bytes>> {
+    /// A user's request: drawn latency, drawn failure, counted, told as a span.
+    async fn shop(&self, route: &'static str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let began = stopwatch();
+        let method = request.method();
+        let span = self
+            .spans
+            .as_ref()
+            .map(|spans| spans.request(request.headers(), method, route));
         let draw = locked(&self.chance).draw();
         tokio::time::sleep(draw.latency).await;
-        let (status, body) = if draw.fails {
-            let body = serde_json::json!({"version": self.version, "route": route, "error": "NullPointer in checkout"});
-            (StatusCode::INTERNAL_SERVER_ERROR, body)
-        } else {
-            let body = serde_json::json!({"version": self.version, "route": route, "method": method.as_str()});
-            (StatusCode::OK, body)
+        let failure = self.failure(route, draw);
+        let mut body = serde_json::json!({"version": self.version, "route": route});
+        let status = match &failure {
+            Some(failure) => {
+                body["error"] = format!("{}: {}", failure.kind, failure.message).into();
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            None => {
+                body["method"] = method.as_str().into();
+                StatusCode::OK
+            }
         };
         locked(&self.metrics).record(route, status.as_u16(), began.elapsed());
+        if let Some(span) = span {
+            span.end(status.as_u16(), failure.as_ref());
+        }
         json(status, &body)
+    }
+
+    /// Why this request fails, if it does. Messages carry numbers, as real ones do.
+    fn failure(&self, route: &str, draw: Draw) -> Option<Failure> {
+        if self.broken_route == Some(route) {
+            let message = format!("no ledger for currency EUR of order {}", draw.order);
+            return Some(Failure {
+                kind: "RefundError",
+                message,
+            });
+        }
+        draw.fails.then(|| Failure {
+            kind: "StoreTimeout",
+            message: format!("the store did not answer within {} ms", draw.latency.as_millis()),
+        })
     }
 
     /// What operators and probes ask: at once and not counted.
@@ -395,6 +463,8 @@ struct Chance {
 struct Draw {
     latency: Duration,
     fails: bool,
+    /// The order that the request is about, which only its error message says.
+    order: u32,
 }
 
 impl Chance {
@@ -418,6 +488,8 @@ impl Chance {
         Draw {
             latency: Duration::from_secs_f64(seconds.clamp(0.0, LONGEST.as_secs_f64())),
             fails: w < self.fails,
+            // Of the same die, so that the throws after it are what they were.
+            order: 10_000 + (w * 90_000.0) as u32,
         }
     }
 }

@@ -22,6 +22,12 @@ pub struct Config {
     pub severe_block_s: f64,
     /// How many blocks must agree before a neutral judge can fail a canary.
     pub min_blocks: u32,
+    /// Shorter blocks for a stable whose history shows that it does not burst ([`History::shows_calm`]); without
+    /// that, and without this, the ones above. `burstWindow: auto` in a rollout.
+    ///
+    /// [`History::shows_calm`]: super::History::shows_calm
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub when_calm: Option<Blocks>,
     /// Seconds between two staggered starts, which keep regressions late in a release visible.
     pub epoch_s: f64,
     /// A stage never passes before this many seconds.
@@ -33,6 +39,43 @@ pub struct Config {
     pub pass_without_history: bool,
     /// What is compared. Names should differ.
     pub metrics: Vec<MetricConfig>,
+}
+
+/// Blocks of the bets on errors and latency.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocks {
+    /// Seconds of one.
+    pub burst_window_s: f64,
+    /// How many must agree.
+    pub min_blocks: u32,
+}
+
+impl Blocks {
+    /// For a calm stable, measured every so many seconds: as short as [`CALM_WINDOW_S`], but two measurements long, so
+    /// that one that comes late cannot leave a block empty; never longer than the usual window.
+    pub fn calm(every_s: f64) -> Self {
+        let Config {
+            burst_window_s,
+            min_blocks,
+            ..
+        } = Config::default();
+        Blocks {
+            burst_window_s: (2.0 * every_s).clamp(CALM_WINDOW_S, burst_window_s),
+            min_blocks,
+        }
+    }
+}
+
+/// The shortest burst window of a calm stable. `wade judge simulate` shows what it costs and brings.
+pub const CALM_WINDOW_S: f64 = 4.0;
+/// The shortest block of the severe channel: three of these are how long a single pod may answer nothing.
+pub const FAST_SEVERE_BLOCK_S: f64 = 2.0;
+
+/// The severe channel's block where nobody says: it follows the measurements, every so many seconds, between
+/// [`FAST_SEVERE_BLOCK_S`] and METHOD.md's 5 s.
+pub fn severe_block_for(every_s: f64) -> f64 {
+    every_s.clamp(FAST_SEVERE_BLOCK_S, Config::default().severe_block_s)
 }
 
 /// One metric of the analysis.
@@ -61,6 +104,8 @@ pub enum MetricKind {
     Gauge(GaugeConfig),
     /// Bad events against a constant (METHOD.md 2.3, last line); needs no stable.
     Objective(ObjectiveConfig),
+    /// Traces: errors and latency per operation, and errors that stable has never shown. Never part of a pass.
+    Operations(OperationsConfig),
 }
 
 /// Errors may be `1 + allow_ratio` times stable's share plus `allow_abs`.
@@ -115,6 +160,24 @@ pub struct GaugeConfig {
     pub every_s: f64,
 }
 
+/// What each operation may do against the same operation of stable.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OperationsConfig {
+    /// R - 1, for an operation's errors and for new errors: 0.1 allows a tenth more than stable.
+    pub allow_ratio: f64,
+    /// d: allowed on top, as a share of the canary's requests of the operation.
+    pub allow_abs: f64,
+    /// The share of all of the canary's requests that may show an error which stable has never shown.
+    pub new_errors: f64,
+    /// The allowed slowdown (0.2 = 1.2x).
+    pub max_increase: f64,
+    /// Seconds from the canary's first request of an operation on during which its latency is not judged.
+    pub warmup_s: f64,
+    /// A canary that is worse is held at its weight for a person to look at, and not failed.
+    pub only_hold: bool,
+}
+
 /// The share of bad events may be at most `max_ratio`, whatever stable does.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -148,6 +211,7 @@ impl Default for Config {
             burst_window_s: 15.0,
             severe_block_s: 5.0,
             min_blocks: 3,
+            when_calm: None,
             epoch_s: 60.0,
             min_stage_s: 60.0,
             pass_early: true,
@@ -199,6 +263,20 @@ impl Default for LatencyConfig {
             pass_within: 0.5,
             quantiles: vec![0.5, 0.9, 0.99, 0.999],
             warmup_s: 60.0,
+        }
+    }
+}
+
+impl Default for OperationsConfig {
+    fn default() -> Self {
+        let (errors, latency) = (ErrorsConfig::default(), LatencyConfig::default());
+        OperationsConfig {
+            allow_ratio: errors.allow_ratio,
+            allow_abs: errors.allow_abs,
+            new_errors: 0.001,
+            max_increase: latency.max_increase,
+            warmup_s: latency.warmup_s,
+            only_hold: false,
         }
     }
 }

@@ -15,6 +15,10 @@ use super::intake::plausible;
 pub const MAX_BLOCKS: usize = 60;
 /// Pods per block that a recorder keeps. More are ignored: phi0 compares pods with each other, a sample of them will do.
 pub const MAX_PODS: usize = 256;
+/// Seconds of history without which nothing is called calm.
+const CALM_SPAN_S: f64 = 1500.0;
+/// Up to this design effect stable counts as calm. Independent errors of twenty pods give 1.0 to 1.3.
+const CALM_PHI0: f64 = 1.5;
 /// Weight of the prior belief in independent errors: phi0 starts at 10/10 (METHOD.md 2.4).
 const PRIOR: f64 = 10.0;
 
@@ -51,6 +55,12 @@ impl History {
             }
         }
         compared.then(|| (num / den).max(1.0))
+    }
+
+    /// Whether it is long enough, and free enough of bursts, to say that stable does not burst.
+    pub fn shows_calm(&self) -> bool {
+        let blocks = self.pods.iter().map(Vec::len).min().unwrap_or(0);
+        blocks as f64 * self.block_s >= CALM_SPAN_S && self.phi0().is_some_and(|phi0| phi0 <= CALM_PHI0)
     }
 }
 

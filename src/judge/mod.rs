@@ -33,10 +33,13 @@ pub mod interval;
 mod latency;
 mod objective;
 pub mod observation;
+mod operations;
 mod pairing;
 pub mod planning;
 mod reason;
 mod signal;
+mod signatures;
+mod slowness;
 pub mod stdio;
 mod terms;
 #[cfg(test)]
@@ -94,6 +97,8 @@ pub(crate) struct Standing {
     tripped: Option<usize>,
     /// Index of the signal with the largest component.
     blame: Option<usize>,
+    /// Index of a signal that would fail the canary and may only hold it.
+    held: Option<usize>,
     /// ln E of each signal alone.
     each: Vec<f64>,
     waiting: Waiting,
@@ -108,7 +113,7 @@ impl Judge {
     )]
     pub fn new(config: Config, history: Option<&History>) -> Self {
         let phi0 = history.and_then(History::phi0);
-        let terms = Terms::new(&config, phi0);
+        let terms = Terms::new(&config, history);
         let total: f64 = config.metrics.iter().map(|metric| metric.weight).sum();
         let share = |weight: f64| {
             if total > 0.0 {
@@ -195,6 +200,7 @@ impl Judge {
     fn standing(&self, t_s: f64) -> Standing {
         let needed = self.needed();
         let mut terms = Vec::new();
+        let mut held = None;
         let mut each = Vec::with_capacity(self.signals.len());
         for (i, signal) in self.signals.iter().enumerate() {
             let before = terms.len();
@@ -205,11 +211,18 @@ impl Judge {
             });
             let own = &terms[before..];
             // Without a weight there are no shares to average by; its components are then equals.
-            each.push(if share > 0.0 {
+            let own = if share > 0.0 {
                 ln_sum(own.iter().map(|(term, ..)| *term)) - share.ln()
             } else {
                 ln_sum(own.iter().map(|(_, ln_e, _)| *ln_e)) - (own.len() as f64).ln()
-            });
+            };
+            if signal.only_holds() {
+                // Its money stays where it is; it has a bound of its own.
+                terms.truncate(before);
+                terms.push((share.ln(), 0.0, i));
+                held = held.or((own >= needed).then_some(i));
+            }
+            each.push(own);
         }
         let ln_e = if terms.is_empty() {
             0.0
@@ -217,7 +230,7 @@ impl Judge {
             ln_sum(terms.iter().map(|(term, ..)| *term))
         };
         let tripped = self.signals.iter().position(|signal| signal.tripped().is_some());
-        let suspicious = ln_e >= SUSPICIOUS * needed;
+        let suspicious = ln_e >= SUSPICIOUS * needed || held.is_some();
         let blame = terms.iter().max_by(|a, b| f64::total_cmp(&a.0, &b.0)).map(|(.., i)| *i);
         let waiting = self.waiting(t_s);
         let call = match waiting {
@@ -231,6 +244,7 @@ impl Judge {
             suspicious,
             tripped,
             blame,
+            held,
             each,
             waiting: waiting.unwrap_or(Waiting::ForEvidence),
         }
@@ -240,9 +254,12 @@ impl Judge {
     fn waiting(&self, t_s: f64) -> Option<Waiting> {
         let enough = -self.beta.ln();
         let shown = |signal: &Signal| signal.pass_ln_p().is_some_and(|ln_p| ln_p >= enough);
+        let mut proving = self.signals.iter().filter(|signal| signal.can_prove()).peekable();
         if self.baking {
             Some(Waiting::WhileBaking)
-        } else if self.signals.is_empty() || !self.signals.iter().all(shown) {
+        } else if proving.peek().is_none() && !self.signals.is_empty() {
+            Some(Waiting::ForCounts)
+        } else if self.signals.is_empty() || !proving.all(shown) {
             Some(Waiting::ForEvidence)
         } else if !self.pass_early {
             Some(Waiting::ByChoice)
@@ -268,6 +285,7 @@ impl Judge {
         let failed = standing.call == Call::Fail;
         let blame = standing
             .tripped
+            .or(standing.held.filter(|_| !failed))
             .or(standing.blame)
             .filter(|_| failed || standing.suspicious);
         let wire = standing
@@ -278,6 +296,9 @@ impl Judge {
             (Call::Fail, Some((name, wire)), _) => reason::tripped(name, &wire),
             (Call::Fail, None, Some(i)) => against(i),
             (Call::Pass, ..) => reason::pass(&metrics),
+            (Call::Undecided, _, Some(i)) if standing.held == Some(i) => {
+                format!("held: {}", reason::against(&metrics[i], standing.each[i], needed))
+            }
             (Call::Undecided, _, Some(i)) => format!("suspicious: {}", against(i)),
             (Call::Fail, None, None) | (Call::Undecided, _, None) => reason::undecided(&metrics, standing.waiting),
         };

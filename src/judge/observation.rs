@@ -42,6 +42,52 @@ pub enum Increment {
     },
     /// The present value of a gauge (already one number per side).
     Value(f64),
+    /// Requests per operation, as traces tell them.
+    Operations(Operations),
+}
+
+/// What one side's traces tell: per operation requests, errors, latency, and the errors by what they say.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Operations {
+    /// Upper bounds of the latency histograms in seconds, ascending, without +Inf.
+    pub le: Arc<[f64]>,
+    /// By the operation's name (`POST /pay`).
+    pub by_name: BTreeMap<String, OperationCounts>,
+}
+
+/// One operation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationCounts {
+    /// How many requests there were.
+    pub requests: f64,
+    /// How many of them failed.
+    pub errors: f64,
+    /// Requests per latency bucket, not cumulative; one more than `le`. Empty if not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub latency: Vec<f64>,
+    /// The errors by what they say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signatures: Vec<SignatureCounts>,
+}
+
+/// Errors of one operation that say the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureCounts {
+    /// The exception's type, or the status.
+    pub kind: String,
+    /// The message, without what changes from one error to the next.
+    pub message: String,
+    /// How many there were.
+    pub count: f64,
+    /// Stable has shown it before: it is not new.
+    #[serde(default)]
+    pub seen_on_stable: bool,
+    /// Some traces that show it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
 }
 
 /// One observation: for each metric, what both sides did since the one before.

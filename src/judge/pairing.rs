@@ -23,6 +23,15 @@ impl Pair {
         }
     }
 
+    /// Forgets what one column holds: from now on it counts something else.
+    pub(crate) fn clear_column(&mut self, column: usize) {
+        for held in [&mut self.held.canary, &mut self.held.stable] {
+            if let Some(value) = held.get_mut(column) {
+                *value = 0.0;
+            }
+        }
+    }
+
     /// Adds increments; returns what both sides did since the last window once both have requests.
     pub(crate) fn push(&mut self, canary: Option<&[f64]>, stable: Option<&[f64]>) -> Option<Sides<Vec<f64>>> {
         for (held, increment) in [(&mut self.held.canary, canary), (&mut self.held.stable, stable)] {

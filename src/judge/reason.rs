@@ -5,7 +5,7 @@
 
 use super::observation::Sides;
 use super::terms::Tripped;
-use super::verdict::{Counts, MetricEvidence, Seen};
+use super::verdict::{Counts, MetricEvidence, OperationEvidence, Seen, SignatureEvidence};
 
 /// Why an undecided stage does not pass although nothing speaks against it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,6 +20,8 @@ pub(crate) enum Waiting {
     ByChoice,
     /// All traffic is the canary's; nothing passes early.
     WhileBaking,
+    /// Nothing but traces is judged, which prove nothing.
+    ForCounts,
 }
 
 /// A metric has failed the canary, or makes it suspicious.
@@ -70,6 +72,7 @@ pub(crate) fn undecided(metrics: &[MetricEvidence], waiting: Waiting) -> String 
             "undecided: this stage runs its full time, so far {}",
             all_figures(metrics)
         ),
+        Waiting::ForCounts => format!("undecided: traces alone prove nothing, so far {}", all_figures(metrics)),
         Waiting::WhileBaking => format!("undecided: baking, so far {}", all_figures(metrics)),
     }
 }
@@ -80,7 +83,7 @@ fn sight(metrics: &[MetricEvidence]) -> String {
         Seen::Errors { release, .. } | Seen::Objective { release, .. } => {
             Some((release.canary.total, metric.smallest_ratio))
         }
-        Seen::Latency { .. } | Seen::Gauge { .. } => None,
+        Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. } => None,
     });
     match counted {
         Some((requests, _)) if requests <= 0.0 => "no canary requests yet".to_owned(),
@@ -122,6 +125,12 @@ fn all_figures(metrics: &[MetricEvidence]) -> String {
                 seconds(*stable)
             )
         }
+        Seen::Operations {
+            requests,
+            known,
+            signatures,
+            ..
+        } => format!("{} {}", metric.name, traced(requests, *known, signatures)),
         seen @ (Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. }) => {
             format!("{} {}", metric.name, figures(seen))
         }
@@ -170,7 +179,88 @@ fn figures(seen: &Seen) -> String {
             last.canary.map_or("unknown".to_owned(), figure),
             last.stable.map_or("unknown".to_owned(), figure)
         ),
+        Seen::Operations {
+            requests,
+            known,
+            operations,
+            signatures,
+        } => {
+            worst_traced(operations.first(), signatures.first()).unwrap_or_else(|| traced(requests, *known, signatures))
+        }
     }
+}
+
+/// What traces say when nothing speaks against the canary.
+fn traced(requests: &Sides<f64>, known: usize, signatures: &[SignatureEvidence]) -> String {
+    let operations = if known == 1 { "operation" } else { "operations" };
+    let news = match signatures.len() {
+        0 => "no new error".to_owned(),
+        _ => {
+            let count: f64 = signatures.iter().map(|signature| signature.shown.canary.bad).sum();
+            format!("{} new errors, none often", number(count))
+        }
+    };
+    format!(
+        "{known} {operations}, {} canary requests, {news}",
+        number(requests.canary)
+    )
+}
+
+/// The operation or the new error that speaks most against the canary, then the other if it speaks against it as well,
+/// then a trace to look at.
+fn worst_traced(operation: Option<&OperationEvidence>, signature: Option<&SignatureEvidence>) -> Option<String> {
+    let operation = operation.filter(|operation| operation.worst() > 0.0);
+    let signature = signature.filter(|signature| signature.ln_e > 0.0);
+    let new = signature.map(|signature| {
+        let alone = operation.is_none_or(|operation| operation.operation != signature.operation);
+        let colon = if signature.message.is_empty() { "" } else { ": " };
+        let place = if alone {
+            format!(" in {}", signature.operation)
+        } else {
+            String::new()
+        };
+        format!(
+            "new error {}{colon}{}{place} on {}, stable {}",
+            signature.error,
+            signature.message,
+            counts(&signature.shown.canary),
+            out_of(&signature.shown.stable)
+        )
+    });
+    let trace = signature
+        .and_then(|signature| signature.examples.first())
+        .map(|example| format!("trace {example}"));
+    let mut parts: Vec<String> = [operation.map(operation_words), new].into_iter().flatten().collect();
+    if signature.map(|signature| signature.ln_e) > operation.map(OperationEvidence::worst) {
+        parts.reverse();
+    }
+    parts.extend(trace);
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+fn operation_words(evidence: &OperationEvidence) -> String {
+    let name = &evidence.operation;
+    match &evidence.slower {
+        Some(slower) if slower.ln_e > evidence.ln_e => {
+            let share = |side: &Counts| format!("{} of {}", rate(side), number(side.total));
+            format!(
+                "{name} canary {} slower than {}, stable {}",
+                share(&slower.slower.canary),
+                seconds(slower.above_s),
+                share(&slower.slower.stable)
+            )
+        }
+        Some(_) | None => format!(
+            "{name} canary {} failed, stable {}",
+            counts(&evidence.release.canary),
+            out_of(&evidence.release.stable)
+        ),
+    }
+}
+
+/// `0 of 310`
+fn out_of(side: &Counts) -> String {
+    format!("{} of {}", number(side.bad), number(side.total))
 }
 
 /// This stage's figures or the whole release's, whichever show the difference better.

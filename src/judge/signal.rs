@@ -9,6 +9,7 @@ use super::interval::Interval;
 use super::latency::Latency;
 use super::objective::Objective;
 use super::observation::{Increment, MetricName, Sides};
+use super::operations::Operations;
 use super::terms::{Terms, Tripped, Wire};
 use super::verdict::{self, Counts, MetricEvidence, Seen};
 
@@ -26,6 +27,7 @@ enum State {
     Latency(Latency),
     Gauge(Gauge),
     Objective(Objective),
+    Operations(Box<Operations>),
 }
 
 impl Signal {
@@ -36,6 +38,7 @@ impl Signal {
             MetricKind::Latency(config) => State::Latency(Latency::new(config, share, terms)),
             MetricKind::Gauge(config) => State::Gauge(Gauge::new(config, share, terms)),
             MetricKind::Objective(config) => State::Objective(Objective::new(config, share, terms)),
+            MetricKind::Operations(config) => State::Operations(Box::new(Operations::new(config, share, terms))),
         };
         Signal {
             name: metric.name.clone(),
@@ -49,6 +52,8 @@ impl Signal {
             State::Latency(latency) => latency.start_stage(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
+            // Traces speak about the release as a whole.
+            State::Operations(_) => {}
         }
     }
 
@@ -58,6 +63,7 @@ impl Signal {
             State::Latency(latency) => latency.start_stage(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
+            State::Operations(_) => {}
         }
     }
 
@@ -67,6 +73,7 @@ impl Signal {
             State::Latency(latency) => latency.look(t_s, sides, baking),
             State::Gauge(gauge) => gauge.look(t_s, sides, baking),
             State::Objective(objective) => objective.look(t_s, sides),
+            State::Operations(operations) => operations.look(t_s, sides, baking),
         }
     }
 
@@ -78,6 +85,7 @@ impl Signal {
             State::Latency(latency) => all(&latency.fail_terms()),
             State::Gauge(gauge) => all(&gauge.fail_terms()),
             State::Objective(objective) => all(&objective.fail_terms()),
+            State::Operations(operations) => all(&operations.fail_terms()),
         }
     }
 
@@ -87,14 +95,25 @@ impl Signal {
             State::Latency(latency) => latency.pass_ln_p(),
             State::Gauge(gauge) => Some(gauge.pass_ln_p()),
             State::Objective(objective) => Some(objective.pass_ln_p()),
+            State::Operations(_) => None,
         }
+    }
+
+    /// Whether it can show that a canary is fine. Traces cannot: somebody else decides which requests they are.
+    pub(crate) fn can_prove(&self) -> bool {
+        !matches!(self.state, State::Operations(_))
+    }
+
+    /// Whether it may keep the weight where it is and no more.
+    pub(crate) fn only_holds(&self) -> bool {
+        matches!(&self.state, State::Operations(operations) if operations.only_holds())
     }
 
     pub(crate) fn tripped(&self) -> Option<Tripped<'_>> {
         match &self.state {
             State::Errors(errors) => errors.wire().and_then(Wire::tripped),
             State::Objective(objective) => objective.wire().and_then(Wire::tripped),
-            State::Latency(_) | State::Gauge(_) => None,
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => None,
         }
     }
 
@@ -102,7 +121,7 @@ impl Signal {
     pub(crate) fn needs_history(&self) -> bool {
         match &self.state {
             State::Errors(_) | State::Objective(_) => true,
-            State::Latency(_) | State::Gauge(_) => false,
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => false,
         }
     }
 
@@ -118,6 +137,7 @@ impl Signal {
                 objective.dropped(),
                 objective.seen(),
             ),
+            State::Operations(operations) => (operations.phi(), None, operations.dropped(), operations.seen()),
         };
         MetricEvidence {
             name: self.name.clone(),
@@ -130,10 +150,20 @@ impl Signal {
             smallest_ratio,
             dropped,
             source: None,
-            examples: Vec::new(),
+            examples: examples(&seen),
             seen,
         }
     }
+}
+
+/// Trace ids of what is new, the worst first.
+fn examples(seen: &Seen) -> Vec<String> {
+    let Seen::Operations { signatures, .. } = seen else {
+        return Vec::new();
+    };
+    let mut ids: Vec<String> = signatures.iter().flat_map(|new| new.examples.iter().cloned()).collect();
+    ids.dedup();
+    ids
 }
 
 impl Signal {
@@ -142,7 +172,8 @@ impl Signal {
         match &self.state {
             State::Errors(errors) => Some(errors.interval()),
             State::Objective(objective) => Some(objective.interval()),
-            State::Latency(_) | State::Gauge(_) => None,
+            // One for each operation would be more state than it is worth; their counts are told.
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => None,
         }
     }
 }
@@ -163,6 +194,8 @@ fn ratio(seen: &Seen) -> Option<f64> {
         Seen::Objective { release, max_ratio, .. } => (rate(&release.canary), Some(*max_ratio)),
         Seen::Latency { p99_s, .. } => (p99_s.canary, p99_s.stable),
         Seen::Gauge { last, .. } => (last.canary, last.stable),
+        // There is one for each operation.
+        Seen::Operations { .. } => (None, None),
     };
     verdict::ratio(canary, stable)
 }

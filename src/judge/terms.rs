@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::capital::{Mix, cap_for, epoch_blocks};
-use super::config::{Config, Tripwire};
+use super::config::{Blocks, Config, Tripwire};
+use super::history::History;
 
 /// The share of a mix's money that is bet from the start when some is kept for later epochs.
 const START: f64 = 0.5;
@@ -22,13 +23,20 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
-    pub(crate) fn new(config: &Config, phi0: Option<f64>) -> Self {
+    pub(crate) fn new(config: &Config, history: Option<&History>) -> Self {
+        let usual = Blocks {
+            burst_window_s: config.burst_window_s,
+            min_blocks: config.min_blocks,
+        };
+        let calm = history.is_some_and(History::shows_calm);
+        let blocks = config.when_calm.filter(|_| calm).unwrap_or(usual);
+        let phi0 = history.and_then(History::phi0);
         Terms {
             alpha: config.alpha,
             beta: config.beta,
-            block_s: config.burst_window_s,
+            block_s: blocks.burst_window_s,
             severe_block_s: config.severe_block_s,
-            min_blocks: config.min_blocks,
+            min_blocks: blocks.min_blocks,
             epoch_s: config.epoch_s,
             phi0,
         }

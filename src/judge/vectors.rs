@@ -315,7 +315,7 @@ fn phis(metric: &MetricEvidence) -> Vec<f64> {
     match &metric.seen {
         Seen::Latency { thresholds, .. } => thresholds.iter().map(|threshold| threshold.phi).collect(),
         Seen::Errors { .. } | Seen::Objective { .. } => vec![metric.phi],
-        Seen::Gauge { .. } => Vec::new(),
+        Seen::Gauge { .. } | Seen::Operations { .. } => Vec::new(),
     }
 }
 

@@ -124,6 +124,17 @@ pub enum Seen {
         /// Pairs in which the canary was above what is allowed.
         above: u64,
     },
+    /// Operations of both sides, as traces tell them.
+    Operations {
+        /// Requests since the release began.
+        requests: Sides<f64>,
+        /// How many operations are compared.
+        known: usize,
+        /// Those that speak most against the canary, worst first; a few.
+        operations: Vec<OperationEvidence>,
+        /// Errors that stable had not shown when they appeared, worst first; a few.
+        signatures: Vec<SignatureEvidence>,
+    },
 }
 
 /// Trials and bad events.
@@ -158,6 +169,47 @@ pub struct ThresholdEvidence {
     /// The smallest multiple of stable's share that would have been found with 99 % by now. `None`: none could.
     #[serde(default)]
     pub smallest_ratio: Option<f64>,
+}
+
+/// One operation, over the release.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationEvidence {
+    /// Its name (`POST /pay`).
+    pub operation: String,
+    /// Requests and errors.
+    pub release: Sides<Counts>,
+    /// ln E of its errors.
+    pub ln_e: f64,
+    /// The threshold at which its latency speaks most against the canary; `None` during its warm-up.
+    pub slower: Option<ThresholdEvidence>,
+}
+
+impl OperationEvidence {
+    /// ln E of what speaks most against the canary.
+    pub fn worst(&self) -> f64 {
+        self.slower
+            .as_ref()
+            .map_or(self.ln_e, |slower| slower.ln_e.max(self.ln_e))
+    }
+}
+
+/// An error that stable had not shown when the canary first did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignatureEvidence {
+    /// The operation in which it happens.
+    pub operation: String,
+    /// The exception's type, or the status.
+    pub error: String,
+    /// The message without what changes each time; may be empty.
+    pub message: String,
+    /// All requests, and how many of them showed it.
+    pub shown: Sides<Counts>,
+    /// ln E against "at most as often as is allowed".
+    pub ln_e: f64,
+    /// Some traces that show it.
+    pub examples: Vec<String>,
 }
 
 impl Counts {

@@ -2,12 +2,13 @@
 
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
-    Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig, Tripwire,
+    Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
+    Tripwire, severe_block_for,
 };
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode, NoDataAction,
-    NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span, Step, Strategy,
-    StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
+    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
+    NoDataAction, NoDataRule, OnUndecided, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow, Source, Span,
+    Step, Strategy, StrategyChoice, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -163,11 +164,7 @@ pub fn lower(
         confirm_within: CONFIRM_WITHIN,
         gate_within,
         release_within: Span::secs(0),
-        look: analysis.look.unwrap_or(match &measure.source {
-            Some(Source::Prometheus(_)) => Span::secs(5),
-            Some(Source::Scrape(_)) => Span::secs(1),
-            None => Span::secs(2),
-        }),
+        look: analysis.look.unwrap_or_else(|| usual_look(measure.source.as_ref())),
         history: history_plan(analysis),
         measure,
         // Who only watches has nobody to ask and nothing to take back; and a way out of trouble, asked for by a person,
@@ -474,12 +471,15 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
     });
     let compare = *comparison == Comparison::WithStable;
     let defaults = Config::default();
+    let every_s = measured_every(analysis).as_secs_f64();
+    let written = analysis.burst_window.and_then(BurstWindow::span);
     Config {
         alpha: analysis.false_rollback.map_or(defaults.alpha, |share| share.fraction()),
-        burst_window_s: analysis.burst_window.map_or(defaults.burst_window_s, Span::as_secs_f64),
+        burst_window_s: written.map_or(defaults.burst_window_s, Span::as_secs_f64),
+        when_calm: (analysis.burst_window == Some(BurstWindow::Auto)).then(|| Blocks::calm(every_s)),
         severe_block_s: analysis
             .severe_window
-            .map_or(defaults.severe_block_s, Span::as_secs_f64),
+            .map_or_else(|| severe_block_for(every_s), Span::as_secs_f64),
         min_stage_s: rule.min_stage.map_or(defaults.min_stage_s, Span::as_secs_f64),
         pass_early: early.is_some(),
         metrics: metrics
@@ -488,6 +488,27 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
             .collect(),
         ..defaults
     }
+}
+
+/// How often to look when nobody says.
+fn usual_look(source: Option<&Source>) -> Span {
+    match source {
+        Some(Source::Prometheus(_)) => Span::secs(5),
+        Some(Source::Scrape(_)) => Span::secs(1),
+        None => Span::secs(2),
+    }
+}
+
+/// How far apart two measurements are: no look is better than what the source has to tell.
+fn measured_every(analysis: &AnalysisSpec) -> Span {
+    let source = analysis.source.as_ref();
+    let told = match source {
+        Some(Source::Prometheus(prometheus)) => prometheus.every,
+        Some(Source::Scrape(scrape)) => scrape.every,
+        None => None,
+    };
+    let look = analysis.look.unwrap_or_else(|| usual_look(source));
+    told.map_or(look, |told| told.max(look))
 }
 
 /// What a metric's absolute limit is called beside its comparison; both see the same increments.

@@ -145,6 +145,8 @@ fn arm(seen: &Observation, side: Side) -> Option<Arm> {
                     },
                     Increment::Value(value) => Own::Value { value: *value },
                     Increment::Histogram { le, counts } => Own::Buckets(Buckets::of(le, counts)),
+                    // No source of recordings has traces.
+                    Increment::Operations(_) => continue,
                 };
                 arm.own.insert(metric.clone(), own);
             }

@@ -59,7 +59,8 @@ impl Look {
         let total = |increment: &Option<Increment>| match increment {
             Some(Increment::Counts { total, .. }) => *total,
             Some(Increment::Histogram { counts, .. }) => counts.iter().sum(),
-            Some(Increment::Value(_)) | None => 0.0,
+            // Traces may be samples; they do not count requests.
+            Some(Increment::Value(_) | Increment::Operations(_)) | None => 0.0,
         };
         self.seen
             .metrics

@@ -27,7 +27,7 @@ pub mod tally;
 pub mod traces;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -11,6 +11,8 @@
 //! What it does not do: it models no real adapter (each has its own tests); what it assumes of one is written down in
 //! [`faults`]. Nothing here reads a clock, starts a thread or sleeps.
 //!
+//! [`judging`] is the odd one out: it plays releases before the judge alone, by the thousand, to count its false alarms.
+//!
 //! Reading order: [`world`] (what is), [`faults`] (what goes wrong), `platform`, `store`, `signals` (what a controller
 //! sees of it), [`run`] (who moves when), [`seen`] (what is noted), [`check`] (what must hold), [`generate`] (cases).
 
@@ -19,6 +21,7 @@ pub mod check;
 pub mod faults;
 pub mod generate;
 mod ground;
+pub mod judging;
 mod platform;
 pub mod run;
 pub mod sabotage;

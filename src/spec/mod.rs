@@ -35,6 +35,6 @@ pub use rollout::*;
 pub use schema::schema;
 pub use strategies::{Resolved, resolve};
 pub use validate::{DEFAULT_READY, DEFAULT_SETTLE, Note, notes, validate, validate_strategy};
-pub use values::{Allow, Bytes, Percent, Span, Weight};
+pub use values::{Allow, BurstWindow, Bytes, Percent, Span, Weight};
 pub use vars::{Bound, bind, expand};
 pub use windows::WindowVerdict;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Allow, Bytes, Percent, Span, Weight};
+use super::values::{Allow, BurstWindow, Bytes, Percent, Span, Weight};
 
 /// The `apiVersion` of everything Wade reads.
 pub const API_VERSION: &str = "wade.dev/v1alpha1";
@@ -585,10 +585,10 @@ pub struct AnalysisSpec {
     /// When a stage may end before its time; `false` for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pass_early: Option<PassEarly>,
-    /// The longest hiccup of one instance that is no news.
+    /// The longest hiccup of one instance that is no news; `auto`: short where stable's history shows no bursts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub burst_window: Option<Span>,
-    /// Block of the fast path for a canary that is hard down; 5 s if not said.
+    pub burst_window: Option<BurstWindow>,
+    /// Block of the fast path for a canary that is hard down; as long as a look, 2 s to 5 s, if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub severe_window: Option<Span>,
     /// How often to look.

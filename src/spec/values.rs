@@ -105,6 +105,47 @@ impl Span {
     }
 }
 
+/// The longest hiccup that is no news: a length of time, or as short as stable's past allows. Text form: `15s`, `auto`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BurstWindow {
+    /// Short if thirty minutes of history show that stable does not burst, else the default.
+    Auto,
+    /// This long.
+    Of(Span),
+}
+
+impl BurstWindow {
+    /// The length that is written, if one is.
+    pub fn span(self) -> Option<Span> {
+        match self {
+            BurstWindow::Auto => None,
+            BurstWindow::Of(span) => Some(span),
+        }
+    }
+}
+
+impl fmt::Display for BurstWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BurstWindow::Auto => f.write_str("auto"),
+            BurstWindow::Of(span) => span.fmt(f),
+        }
+    }
+}
+
+impl FromStr for BurstWindow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(BurstWindow::Auto);
+        }
+        text.parse()
+            .map(BurstWindow::Of)
+            .map_err(|fault: String| format!("{fault}, or write `auto`"))
+    }
+}
+
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
@@ -268,6 +309,7 @@ pub(crate) fn check_format(format: &str, text: &str) -> Option<Result<(), String
     Some(match format {
         "weight" => Weight::from_str(text).map(drop),
         "duration-words" => Span::from_str(text).map(drop),
+        "burst-window" => BurstWindow::from_str(text).map(drop),
         "percent" => Percent::from_str(text).map(drop),
         "allowance" => Allow::from_str(text).map(drop),
         "bytes" => Bytes::from_str(text).map(drop),
@@ -315,6 +357,12 @@ text_value!(
     ["90s", "5m", "1h 30m"]
 );
 text_value!(
+    BurstWindow,
+    "burst-window",
+    "A length of time, or `auto`: short if stable's history shows no bursts.",
+    ["15s", "auto"]
+);
+text_value!(
     Percent,
     "percent",
     "A share or probability from 0% to 100%.",
@@ -343,6 +391,9 @@ mod tests {
         for text in ["256MiB", "3KiB", "0", "1000"] {
             assert_eq!(text.parse::<Bytes>().map(|b| b.to_string()), Ok(text.to_owned()));
         }
+        for text in ["auto", "15s"] {
+            assert_eq!(text.parse::<BurstWindow>().map(|w| w.to_string()), Ok(text.to_owned()));
+        }
         assert_eq!("1%".parse::<Percent>().map(|p| p.to_string()), Ok("1%".to_owned()));
         assert_eq!("1h 30m".parse::<Span>().map(|s| s.to_string()), Ok("1h 30m".to_owned()));
     }
@@ -357,6 +408,7 @@ mod tests {
         }
         for text in ["-5s", "5", "soon", "2000 years"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
+            assert!(text.parse::<BurstWindow>().is_err(), "{text}");
         }
     }
 }

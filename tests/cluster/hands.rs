@@ -85,6 +85,18 @@ const GATED: &str = "
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn a_step_does_not_detach_from_what_only_it_carries() {
+    let scene = Scene::open("detached", GATED).await;
+    let step = scene.deploy_as(&scene.space.node.kubeconfig(), NEW, &["--detach"]);
+    let ended = step.ends(Duration::from_secs(20)).await;
+    say("wade deploy --detach", &ended);
+    assert_eq!(ended.code(), Some(2));
+    assert!(scene.record().await.is_none(), "nothing was begun");
+    scene.close(Expected::on(OLD)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
 async fn people_in_other_shells_are_heard() {
     let scene = Scene::open("shells", GATED).await;
     let everything = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);

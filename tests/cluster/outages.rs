@@ -25,9 +25,10 @@ async fn a_release_outlives_the_api_server() {
     let step = scene.deploy(NEW);
     scene.reaches(20, Duration::from_secs(40)).await;
     let outage = scene.space.node.kill("apiserver");
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    tokio::time::sleep(Duration::from_secs(25)).await;
     drop(outage);
-    let ended = step.ends(Duration::from_secs(80)).await;
+    // A node whose kubelet could not report for so long may be called not ready for a while: nothing is measured then.
+    let ended = step.ends(Duration::from_secs(180)).await;
     println!("exit {:?}\n{}", ended.code(), ended.output());
     assert_eq!(ended.code(), Some(0));
     goes_only_forward(&scene);

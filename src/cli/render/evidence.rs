@@ -8,39 +8,47 @@ use crate::judge::{Call, Interval, Sides, Verdict};
 
 /// Canary against stable, metric by metric: `errors 0.09 % : 0.1 %   p99 212 ms : 208 ms`. Empty before anything was seen.
 pub fn figures(verdict: &Verdict) -> String {
-    let each = verdict.metrics.iter().filter_map(|metric| match &metric.seen {
-        Seen::Errors {
-            release,
-            stage,
-            max_ratio: None,
-        } => {
-            let sides = if stage.canary.total > 0.0 { stage } else { release };
-            pair(
-                &metric.name,
-                sides.canary.rate.map(percent),
-                sides.stable.rate.map(percent),
-            )
-        }
-        Seen::Errors {
-            release,
-            stage,
-            max_ratio: Some(most),
-        } => limit(&metric.name, release, stage, *most),
-        Seen::Objective {
-            release,
-            stage,
-            max_ratio,
-        } => limit(&metric.name, release, stage, *max_ratio),
-        Seen::Latency { p99_s, .. } => {
-            let name = if metric.name == "latency" {
-                "p99".to_owned()
-            } else {
-                format!("{} p99", metric.name)
-            };
-            pair(&name, p99_s.canary.map(seconds), p99_s.stable.map(seconds))
-        }
-        Seen::Gauge { last, .. } => pair(&metric.name, last.canary.map(figure), last.stable.map(figure)),
-    });
+    let each =
+        verdict.metrics.iter().filter_map(|metric| match &metric.seen {
+            Seen::Errors {
+                release,
+                stage,
+                max_ratio: None,
+            } => {
+                let sides = if stage.canary.total > 0.0 { stage } else { release };
+                pair(
+                    &metric.name,
+                    sides.canary.rate.map(percent),
+                    sides.stable.rate.map(percent),
+                )
+            }
+            Seen::Errors {
+                release,
+                stage,
+                max_ratio: Some(most),
+            } => limit(&metric.name, release, stage, *most),
+            Seen::Objective {
+                release,
+                stage,
+                max_ratio,
+            } => limit(&metric.name, release, stage, *max_ratio),
+            Seen::Latency { p99_s, .. } => {
+                let name = if metric.name == "latency" {
+                    "p99".to_owned()
+                } else {
+                    format!("{} p99", metric.name)
+                };
+                pair(&name, p99_s.canary.map(seconds), p99_s.stable.map(seconds))
+            }
+            Seen::Gauge { last, .. } => pair(&metric.name, last.canary.map(figure), last.stable.map(figure)),
+            Seen::Operations { operations, .. } => operations
+                .first()
+                .filter(|operation| operation.worst() > 0.0)
+                .and_then(|operation| {
+                    let Sides { canary, stable } = &operation.release;
+                    pair(&operation.operation, canary.rate.map(percent), stable.rate.map(percent))
+                }),
+        });
     each.collect::<Vec<_>>().join("   ")
 }
 
@@ -70,7 +78,7 @@ fn limit(name: &str, release: &Sides<Counts>, stage: &Sides<Counts>, most: f64) 
 pub fn canary_counts(verdict: &Verdict) -> Option<Counts> {
     verdict.metrics.iter().find_map(|metric| match &metric.seen {
         Seen::Errors { release, .. } => Some(release.canary),
-        Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } => None,
+        Seen::Objective { .. } | Seen::Latency { .. } | Seen::Gauge { .. } | Seen::Operations { .. } => None,
     })
 }
 
@@ -227,6 +235,37 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                     threshold.ratio,
                 );
                 say(out, "", &threshold_words(threshold));
+            }
+        }
+        Seen::Operations {
+            requests,
+            known,
+            operations,
+            signatures,
+        } => {
+            head(out, "canary", "stable");
+            row(out, "requests", &count(requests.canary), &count(requests.stable), None);
+            say(out, "compared", &counted(*known as u64, "operation"));
+            for operation in operations {
+                say(out, "operation", &operation.operation);
+                let shown = &operation.release;
+                row(out, "  failed", &side(&shown.canary), &side(&shown.stable), None);
+                if let Some(slower) = &operation.slower {
+                    let label = format!("  > {}", seconds(slower.above_s));
+                    row(
+                        out,
+                        &label,
+                        &side(&slower.slower.canary),
+                        &side(&slower.slower.stable),
+                        None,
+                    );
+                }
+            }
+            for new in signatures {
+                let colon = if new.message.is_empty() { "" } else { ": " };
+                let words = format!("{}{colon}{} in {}", new.error, new.message, new.operation);
+                say(out, "new error", &words);
+                row(out, "  seen", &side(&new.shown.canary), &side(&new.shown.stable), None);
             }
         }
         Seen::Gauge { last, pairs, above } => {

@@ -15,10 +15,14 @@ struct Served {
 }
 
 async fn start(options: SampleOptions) -> Served {
+    start_with(options, None).await
+}
+
+async fn start_with(options: SampleOptions, spans: Option<Spans>) -> Served {
     let listener = bind(0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
-    let end = tokio::spawn(async move { serve_on(listener, &options, async { stopped.await.unwrap() }).await });
+    let end = tokio::spawn(async move { serve_on(listener, &options, spans, async { stopped.await.unwrap() }).await });
     Served { address, stop, end }
 }
 
@@ -358,4 +362,43 @@ async fn with_parent_it_ends_when_its_parent_is_killed() {
     until_listening(port, true).await;
     shell.kill().await.unwrap();
     until_listening(port, false).await;
+}
+
+#[tokio::test]
+async fn a_broken_route_fails_always_and_the_others_do_not() {
+    let served = start(SampleOptions {
+        broken_route: Some("/refund"),
+        slow_factor: 0.0,
+        ..SampleOptions::default()
+    })
+    .await;
+    for path in ["/refund", "/refund", "/pay", "/"] {
+        let (status, _, body) = get(served.address, path).await;
+        assert_eq!(status == 500, path == "/refund", "{path}: {body}");
+        assert_eq!(
+            body.contains("RefundError: no ledger"),
+            path == "/refund",
+            "{path}: {body}"
+        );
+    }
+    served.end.abort();
+}
+
+#[tokio::test]
+async fn with_spans_to_nobody_every_request_is_answered_and_the_end_is_soon() {
+    let nobody = crate::signals::testing::nobody().await;
+    let options = SampleOptions {
+        slow_factor: 0.0,
+        ..SampleOptions::default()
+    };
+    let served = start_with(options, Some(Spans::to(&format!("{nobody}/v1/traces"), "1.0.0"))).await;
+    for _ in 0..50 {
+        assert_eq!(get(served.address, "/pay").await.0, 200);
+    }
+    served.stop.send(Ok(())).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), served.end)
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
 }

@@ -171,6 +171,7 @@ impl WireConfig {
             burst_window_s: self.burst_window,
             severe_block_s: self.severe_block,
             min_blocks: self.min_blocks,
+            when_calm: None,
             epoch_s: self.epoch,
             min_stage_s: self.min_step,
             pass_early: self.pass_early,
@@ -263,15 +264,17 @@ impl Run {
         let counting = wire.counts;
         let config = wire.translated();
         let kind = |metric: &MetricConfig| match metric.kind {
-            MetricKind::Errors(_) | MetricKind::Objective(_) => Kind::Counts,
-            MetricKind::Latency(_) => Kind::Histogram,
-            MetricKind::Gauge(_) => Kind::Value,
+            MetricKind::Errors(_) | MetricKind::Objective(_) => Some(Kind::Counts),
+            MetricKind::Latency(_) => Some(Kind::Histogram),
+            MetricKind::Gauge(_) => Some(Kind::Value),
+            // The protocol has no words for operations.
+            MetricKind::Operations(_) => None,
         };
         Ok(Run {
             metrics: config
                 .metrics
                 .iter()
-                .map(|metric| (metric.name.clone(), kind(metric)))
+                .filter_map(|metric| Some((metric.name.clone(), kind(metric)?)))
                 .collect(),
             judge: Judge::new(config, history.as_ref()),
             counting,

@@ -13,11 +13,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::look::{Continuity, Look, is_ready, ready_facts, restarts};
+use super::look::{Continuity, Look, ready_facts, restarts};
 use super::reach::Reach;
 use super::release::{Isolation, Release, RouteKind, ScalerKind};
 use super::{diagnosis, workload};
-use crate::apiserver::value::{name, text};
+use crate::apiserver::value::{is_ready, name, text};
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch, Selection};
 use crate::clock::Clock;
@@ -40,7 +40,7 @@ const CONFLICTS: usize = 6;
 pub struct KubernetesPlatform {
     pub(super) api: ApiServer,
     pub(super) view: Arc<View>,
-    pub(super) release: Release,
+    pub(super) release: Arc<Release>,
     smoke_plan: SmokePlan,
     smoke: SmokeRuns,
     client: reqwest::Client,
@@ -120,7 +120,7 @@ impl KubernetesPlatform {
         Self {
             api,
             view,
-            release,
+            release: Arc::new(release),
             smoke_plan,
             smoke: SmokeRuns::default(),
             client,
@@ -360,7 +360,7 @@ impl Platform for KubernetesPlatform {
         }
         let now = self.now();
         let view = Arc::clone(&self.view);
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         let look = Look::new(&view, &release);
         if let Some(deployment) = &look.deployment {
             if self.epoch > 0 {
@@ -403,7 +403,7 @@ impl Platform for KubernetesPlatform {
         }
         self.claim().await?;
         let view = Arc::clone(&self.view);
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         let look = Look::new(&view, &release);
         if let Some(deployment) = &look.deployment {
             self.admits(deployment)?;

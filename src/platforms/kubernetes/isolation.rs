@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::HASH;
 use super::release::{Isolation, LabelPair};
-use crate::apiserver::value::{list, name, resource_version, selects, text};
+use crate::apiserver::value::{list, name, selects, text};
 
 /// The longest value of a label.
 const MOST_VALUE: usize = 63;
@@ -125,21 +125,6 @@ pub fn selected_by<'a>(services: &'a [Value], labels: &Value) -> Vec<&'a Value> 
     services.iter().filter(own).filter(hits).collect()
 }
 
-/// The merge patch that pins a Service to a hash; it fails if somebody has written the Service since.
-pub fn pinned(service: &Value, hash: &str) -> Value {
-    selector_patch(service, &json!(hash))
-}
-
-/// The merge patch that takes a pin off again; it fails if somebody has written the Service since.
-pub fn unpinned(service: &Value) -> Value {
-    selector_patch(service, &Value::Null)
-}
-
-/// The hash that a Service is pinned to.
-pub fn pin_of(service: &Value) -> Option<&str> {
-    service.pointer("/spec/selector")?.get(HASH)?.as_str()
-}
-
 /// Whether a label selector (`matchLabels` and `matchExpressions`) selects these labels; an empty one selects all, none
 /// at all selects nothing.
 pub fn matches(selector: &Value, labels: &Value) -> bool {
@@ -160,15 +145,6 @@ pub fn matches(selector: &Value, labels: &Value) -> bool {
         }
     };
     equal && list(selector, "/matchExpressions").iter().all(holds)
-}
-
-fn selector_patch(service: &Value, hash: &Value) -> Value {
-    let mut patch = json!({"spec": {"selector": {HASH: hash}}});
-    let version = resource_version(service);
-    if !version.is_empty() {
-        patch["metadata"] = json!({"resourceVersion": version});
-    }
-    patch
 }
 
 fn labels(template: &Value) -> Value {

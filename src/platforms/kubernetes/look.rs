@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::release::{Release, RouteKind, RouteRef};
 use super::route::{self, Observed};
-use super::{HASH, REVISION, managers, share, workload};
+use super::{HASH, managers, share, workload};
 use crate::apiserver::Kind;
-use crate::apiserver::value::{annotation, condition, controller, count, flag, label, list, text, uid};
+use crate::apiserver::value::{annotation, condition, controller, count, flag, is_ready, label, list, text, uid};
 use crate::apiserver::view::View;
 use crate::engine::{Interference, RouteFact};
 use crate::plan::{ALL_STABLE, Split};
@@ -146,8 +146,7 @@ impl<'a> Look<'a> {
         if self.release.takes_over && count(set, "/spec/replicas") == 0 && workload::replicas(deployment) > 0 {
             return false;
         }
-        let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
-        owned && annotation(set, REVISION).is_some() && annotation(set, REVISION) == annotation(deployment, REVISION)
+        workload::is_newest(set, deployment)
     }
 
     /// Given, whole, and nothing of stable is wanted any more.
@@ -328,14 +327,13 @@ impl<'a> Look<'a> {
 
     /// Whether every Service of the user's has all of the canary's ready pods among its ready endpoints.
     pub(super) fn is_joined(&self) -> bool {
-        let ready = self.canary_pods.iter().filter(|pod| is_ready(pod)).count();
         let wanted: Vec<&str> = self
             .canary_pods
             .iter()
             .filter(|pod| is_ready(pod))
             .map(|pod| text(pod, "/metadata/name"))
             .collect();
-        ready > 0
+        !wanted.is_empty()
             && self.release.services.iter().all(|service| {
                 let slices = self.view.list(Kind::EndpointSlice);
                 let endpoints: Vec<&Value> = slices
@@ -406,11 +404,6 @@ impl<'a> Look<'a> {
 /// Not on its way out, and not a leftover of an eviction.
 pub(super) fn is_alive(pod: &Value) -> bool {
     !crate::apiserver::value::is_leaving(pod) && !matches!(text(pod, "/status/phase"), "Failed" | "Succeeded")
-}
-
-/// Whether a pod is ready.
-pub(super) fn is_ready(pod: &Value) -> bool {
-    condition(pod, "Ready").is_some_and(|ready| text(ready, "/status") == "True")
 }
 
 /// Restarts of a pod's containers.

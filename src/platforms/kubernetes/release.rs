@@ -51,9 +51,6 @@ pub struct Release {
     /// The manifest that was handed in, applied whole once its template serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Value>,
-    /// The Deployment was already held with this template when the release began (`--held`).
-    #[serde(default)]
-    pub held_before: bool,
 }
 
 impl Release {

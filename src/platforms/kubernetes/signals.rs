@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 
-use super::look::{Look, is_ready};
+use super::look::Look;
 use super::reach::Reach;
 use super::release::Release;
-use crate::apiserver::value::{name, text, time};
+use crate::apiserver::value::{is_ready, name, text, time};
 use crate::apiserver::view::View;
 use crate::clock::Clock;
 use crate::judge::{History, Sides};

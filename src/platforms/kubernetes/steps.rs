@@ -12,7 +12,7 @@ use super::adapter::{KubernetesPlatform, pins};
 use super::look::{Lane, Look};
 use super::release::RouteRef;
 use super::{route, workload};
-use crate::apiserver::value::{controller, flag, name, uid};
+use crate::apiserver::value::{controller, flag, is_controlled_by, is_ready, name, uid};
 use crate::apiserver::{Kind, Patch};
 use crate::plan::{ALL_STABLE, Split};
 use crate::platforms::PlatformError;
@@ -26,7 +26,7 @@ const UNCONFIRMED: SignedDuration = SignedDuration::from_secs(5);
 impl KubernetesPlatform {
     /// The platform does not roll by itself, stable does not shrink, and the canary will get no traffic by accident.
     pub(super) async fn hold(&mut self, look: &Look<'_>) -> Result<(), PlatformError> {
-        let (release, epoch) = (self.release.clone(), self.epoch);
+        let (release, epoch) = (Arc::clone(&self.release), self.epoch);
         let deployment = self
             .ensure(Kind::Deployment, &release.deployment, |object| {
                 workload::hold(object, &release, epoch)
@@ -53,7 +53,7 @@ impl KubernetesPlatform {
 
     /// The canary exists with this many pods, beside what owns it and what leads to it at weight 0.
     pub(super) async fn canary(&mut self, look: &Look<'_>, size: u32) -> Result<(), PlatformError> {
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         let Some(deployment) = &look.deployment else {
             return Err(PlatformError::Refused(format!(
                 "deployment {} is gone",
@@ -180,7 +180,7 @@ impl KubernetesPlatform {
         if self.release.routes.is_empty() {
             return self.share(look, split).await;
         }
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         for part in &release.routes {
             let canary = release.canary_service(&part.service);
             let lane = Lane::new(&release, part);
@@ -220,7 +220,7 @@ impl KubernetesPlatform {
 
     /// Without a route: so many of the canary's pods carry the label; at 100 % the Services lead to the canary alone.
     async fn share(&mut self, look: &Look<'_>, split: &Split) -> Result<(), PlatformError> {
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         if split.matching.is_some() || !split.mirror.is_zero() {
             return Err(PlatformError::Refused(
                 "headers, cookies and copies need a route; there is none that leads to this Service".to_owned(),
@@ -235,7 +235,7 @@ impl KubernetesPlatform {
         let mut serving = 0;
         // Ready pods first, the same ones every time.
         let mut pods = look.canary_pods.clone();
-        pods.sort_by_key(|pod| (!super::look::is_ready(pod), name(pod).to_owned()));
+        pods.sort_by_key(|pod| (!is_ready(pod), name(pod).to_owned()));
         for pod in &pods {
             let serves = serving < wanted;
             serving += u32::from(serves);
@@ -244,7 +244,7 @@ impl KubernetesPlatform {
             })
             .await?;
         }
-        if split.weight.is_full() && look.canary_pods.iter().any(|pod| super::look::is_ready(pod)) {
+        if split.weight.is_full() && look.canary_pods.iter().any(|pod| is_ready(pod)) {
             self.pin(Some(&release.canary)).await?;
         }
         Ok(())
@@ -281,7 +281,7 @@ impl KubernetesPlatform {
             return Ok(());
         };
         for set in self.view.list(Kind::ReplicaSet) {
-            let theirs = controller(&set).is_some_and(|(_, _, owner)| owner == uid(deployment))
+            let theirs = is_controlled_by(&set, deployment)
                 && name(&set) != self.release.canary_set()
                 && name(&set) != self.release.stable_set()
                 && super::template::same(&set["spec"]["template"], &self.release.template);
@@ -322,7 +322,7 @@ impl KubernetesPlatform {
         for budget in look.budgets() {
             self.delete(Kind::PodDisruptionBudget, &budget).await?;
         }
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         for pod in &look.canary_pods {
             self.ensure(Kind::Pod, name(pod), |object| {
                 workload::relabelled(object, &release, true)
@@ -350,7 +350,7 @@ impl KubernetesPlatform {
         if !look.is_given() || !(look.is_adopted() || look.is_restored()) {
             return Ok(());
         }
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         // Pods that were made with the old labels while the hand over was under way.
         for pod in &look.canary_pods {
             self.ensure(Kind::Pod, name(pod), |object| {
@@ -397,7 +397,7 @@ impl KubernetesPlatform {
         if look.is_given() {
             return Ok(());
         }
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         if pins(&release) && release.routes.is_empty() {
             self.pin(Some(&release.stable)).await?;
         }
@@ -423,7 +423,7 @@ impl KubernetesPlatform {
         if look.is_given() {
             return Ok(());
         }
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         self.pin(None).await?;
         self.restore_scaler().await?;
         let template = look.stable.as_ref().map(|stable| stable["spec"]["template"].clone());
@@ -445,7 +445,7 @@ impl KubernetesPlatform {
 
     /// Takes the canary out of the routes: all to stable first, its backend once that is confirmed. True when done.
     async fn clear_routes(&mut self, look: &Look<'_>, forward: bool) -> Result<bool, PlatformError> {
-        let release = self.release.clone();
+        let release = Arc::clone(&self.release);
         let now = self.now();
         if forward {
             let mut pending = false;

@@ -131,7 +131,6 @@ impl Ground {
             port: Some(8080),
             template_owner: None,
             manifest: None,
-            held_before: false,
         };
         Self::over(fake, release).await
     }
@@ -485,7 +484,7 @@ async fn a_set_that_was_taken_over_is_given_back_once_and_not_fought_for() {
             "spec": { "replicas": 0, "selector": { "matchLabels": { "app": "app", HASH: "h2" } }, "template": earlier },
         }),
     );
-    let mut release = ground.platform.release.clone();
+    let mut release = Release::clone(&ground.platform.release);
     release.takes_over = true;
     release.isolation = Isolation::Pin;
     let mut ground = Ground::over(ground.fake.clone(), release).await;

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 
 use super::release::{Held, Isolation, LabelPair, Release};
 use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT};
-use crate::apiserver::value::{annotation, controller, count, flag, label, list, name, resource_version, text, uid};
+use crate::apiserver::value::{
+    annotation, controller, count, flag, is_controlled_by, label, list, name, resource_version, text, uid,
+};
 use crate::apiserver::{Kind, Patch};
 
 /// With less than this, a scale-down in the instant of the hand over takes serving pods away (seen: 6 to 1).
@@ -309,7 +311,7 @@ pub fn scaled(set: &Value, size: u32) -> Option<Patch> {
 /// Only an empty one: one with pods has been given to the Deployment by [`finish`], whether it has been adopted yet or
 /// not, and taking it back then is a fight with the Deployment controller (seen: 168 pods started in place of 4).
 pub fn taken_over(set: &Value, release: &Release, anchor: &Value) -> Option<Patch> {
-    let ours = controller(set).is_some_and(|(_, _, owner)| owner == uid(anchor));
+    let ours = is_controlled_by(set, anchor);
     (!ours && count(set, "/spec/replicas") == 0).then(|| {
         Patch::Merge(json!({
             "metadata": { "resourceVersion": resource_version(set), "ownerReferences": [owned_by(anchor)] },
@@ -388,14 +390,19 @@ pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patc
     })))
 }
 
+/// Whether a ReplicaSet is the Deployment's own and newest one.
+pub fn is_newest(set: &Value, deployment: &Value) -> bool {
+    is_controlled_by(set, deployment)
+        && annotation(set, REVISION).is_some()
+        && annotation(set, REVISION) == annotation(deployment, REVISION)
+}
+
 /// Whether the Deployment has the canary as its newest ReplicaSet, whole, and nothing of stable is wanted any more.
 pub fn is_adopted(deployment: &Value, set: &Value, stable: Option<&Value>) -> bool {
-    let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
-    let newest = annotation(set, REVISION).is_some() && annotation(set, REVISION) == annotation(deployment, REVISION);
     let whole = count(set, "/spec/replicas") == replicas(deployment)
         && count(set, "/status/availableReplicas") >= replicas(deployment);
     let alone = stable.is_none_or(|stable| count(stable, "/spec/replicas") == 0);
-    owned && newest && whole && alone
+    is_newest(set, deployment) && whole && alone
 }
 
 /// Lets the Deployment divide its pods anew after the hand over, once it has come to rest with a wrong number of new ones.
@@ -540,7 +547,7 @@ pub fn rules(route: &Value, wanted: &Value, epoch: Option<u64>) -> Option<Patch>
 
 /// A ReplicaSet that was taken over goes back to the Deployment, empty.
 pub fn given_back(set: &Value, release: &Release, deployment: &Value) -> Option<Patch> {
-    let owned = controller(set).is_some_and(|(_, _, owner)| owner == uid(deployment));
+    let owned = is_controlled_by(set, deployment);
     if owned && count(set, "/spec/replicas") == 0 {
         return None;
     }
@@ -550,4 +557,33 @@ pub fn given_back(set: &Value, release: &Release, deployment: &Value) -> Option<
         "metadata": { "resourceVersion": resource_version(set), "ownerReferences": [owner] },
         "spec": { "replicas": 0, "template": { "metadata": { "labels": isolating(release, true) } } },
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_a_change_that_minds_other_writers() {
+        let service =
+            |selector: Value| json!({ "metadata": { "resourceVersion": "7" }, "spec": { "selector": selector } });
+        let (plain, pin) = (json!({ "app": "app" }), json!({ "app": "app", HASH: "5d4" }));
+        let minds = json!({ "op": "test", "path": "/metadata/resourceVersion", "value": "7" });
+        let path = format!("/spec/selector/{HASH}");
+        let changes = |patch: Option<Patch>| match patch {
+            Some(Patch::Json(changes)) => changes,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            changes(pinned(&service(plain.clone()), Some("5d4"))),
+            json!([minds, { "op": "add", "path": path, "value": "5d4" }])
+        );
+        assert_eq!(
+            changes(pinned(&service(pin.clone()), None)),
+            json!([minds, { "op": "remove", "path": path }])
+        );
+        assert!(pinned(&service(plain.clone()), None).is_none());
+        assert!(pinned(&service(pin.clone()), Some("5d4")).is_none());
+        assert_eq!((pin_of(&service(plain)), pin_of(&service(pin))), (None, Some("5d4")));
+    }
 }

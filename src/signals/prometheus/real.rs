@@ -77,7 +77,7 @@ impl Seen {
                         sum.resize(counts.len(), 0.0);
                         sum.iter_mut().zip(counts).for_each(|(sum, n)| *sum += n);
                     }
-                    Some(Increment::Value(_)) | None => {}
+                    Some(Increment::Value(_) | Increment::Operations(_)) | None => {}
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::fault::{Fault, Path};
 use super::super::rollout::{AnalysisSpec, MetricSpec, PassEarly, PrometheusSource, Rollout, Source, Workload};
-use super::super::values::Percent;
+use super::super::values::{BurstWindow, Percent};
 use super::{check_not_zero, check_url_path};
 
 /// The share of falsely rolled back releases above which a judge is of no use.
@@ -12,7 +12,7 @@ const MAX_FALSE_ROLLBACK: f64 = 0.5;
 
 pub(in crate::spec) fn check_analysis(path: &Path, analysis: &AnalysisSpec, faults: &mut Vec<Fault>) {
     for (field, span) in [
-        ("burstWindow", analysis.burst_window),
+        ("burstWindow", analysis.burst_window.and_then(BurstWindow::span)),
         ("severeWindow", analysis.severe_window),
         ("look", analysis.look),
     ] {
@@ -31,7 +31,7 @@ pub(in crate::spec) fn check_analysis(path: &Path, analysis: &AnalysisSpec, faul
                 .help("write more than 0% (at 0% nothing is ever rolled back) and at most 50%; the default is 1%"),
         );
     }
-    if let (Some(look), Some(window)) = (analysis.look, analysis.burst_window)
+    if let (Some(look), Some(window)) = (analysis.look, analysis.burst_window.and_then(BurstWindow::span))
         && look > window
     {
         let fault = Fault::new(

@@ -1,4 +1,4 @@
-"""Container images of one static binary, written without a container builder.
+"""Container images of one binary, written without a container builder.
 
 An archive as `docker save` writes it is a tar of layers, configs and a manifest; containerd imports it. The images
 share their one layer and differ in their environment.
@@ -7,13 +7,31 @@ share their one layer and differ in their environment.
 import hashlib
 import io
 import json
+import re
+import subprocess
 import tarfile
 from pathlib import Path
 
 
 def write(archive: Path, binary: Path, images: dict[str, dict]) -> None:
-    """Writes `images`, from name with tag to {"command": […], "env": {…}}, with `binary` as /app."""
-    layer = _layer(binary)
+    """Writes `images`, from name with tag to {"command": […], "env": {…}}, with the static `binary` as /app."""
+    _write(archive, {"app": binary.read_bytes()}, images)
+
+
+def write_linked(archive: Path, binary: Path, name: str) -> None:
+    """Writes the image `name` of a dynamically linked binary, stripped, with the libraries that it is linked to."""
+    stripped = archive.with_suffix(".stripped")
+    subprocess.run(["strip", "-o", stripped, binary], check=True)
+    files = {binary.name: stripped.read_bytes()}
+    stripped.unlink()
+    linked = subprocess.run(["ldd", binary], check=True, stdout=subprocess.PIPE, text=True).stdout
+    for path in re.findall(r"(/\S+) \(0x", linked):
+        files[path.lstrip("/")] = Path(path).read_bytes()
+    _write(archive, files, {name: {"command": [f"/{binary.name}"], "env": {}}})
+
+
+def _write(archive: Path, files: dict[str, bytes], images: dict[str, dict]) -> None:
+    layer = _layer(files)
     digest = hashlib.sha256(layer).hexdigest()
     files = {f"{digest}/layer.tar": layer}
     manifest = []
@@ -35,10 +53,11 @@ def write(archive: Path, binary: Path, images: dict[str, dict]) -> None:
             _add(tar, name, data)
 
 
-def _layer(binary: Path) -> bytes:
+def _layer(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        _add(tar, "app", binary.read_bytes(), mode=0o755)
+        for name, data in files.items():
+            _add(tar, name, data, mode=0o755)
         for folder in ("tmp", "etc"):
             entry = tarfile.TarInfo(folder)
             entry.type = tarfile.DIRTYPE

@@ -43,6 +43,8 @@ CACHE = _cache()
 BIN = CACHE / "bin"
 CRDS = CACHE / "crds"
 IMAGES = CACHE / "images"
+# Wade itself, as it is in this checkout.
+WADE_IMAGE = "lab.local/wade:test"
 
 # The network namespace's name. A second node beside the first one needs another name and another WADE_CLUSTER_RUN.
 NETNS = os.environ.get("WADE_CLUSTER_NETNS", "wade-lab")

@@ -238,6 +238,9 @@ def controllers() -> None:
         "allocate-node-cidrs": "false",
         "kube-api-qps": "200",
         "kube-api-burst": "400",
+        # After an outage of the API server a busy machine's kubelet reports late. The only node called not ready is an
+        # outage of everything, and of nothing that is tried here.
+        "node-monitor-grace-period": "5m",
         "horizontal-pod-autoscaler-sync-period": "5s",
         "horizontal-pod-autoscaler-downscale-stabilization": "5s",
         "horizontal-pod-autoscaler-initial-readiness-delay": "1s",

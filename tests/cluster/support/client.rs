@@ -53,6 +53,8 @@ pub(crate) struct Load {
     pub(crate) rate: u32,
     /// How connections are used.
     pub(crate) connections: Connections,
+    /// A header that every request carries.
+    pub(crate) header: Option<(&'static str, &'static str)>,
 }
 
 /// One request's end.
@@ -176,10 +178,11 @@ async fn send_all(shared: Arc<Shared>, stop: CancellationToken) {
 
 async fn ask(shared: &Shared) -> Result<End, String> {
     let mut connection = connection(shared).await?;
-    let request = http::Request::get("/")
-        .header(http::header::HOST, &shared.load.host)
-        .body(Empty::new())
-        .map_err(|error| error.to_string())?;
+    let mut request = http::Request::get("/").header(http::header::HOST, &shared.load.host);
+    if let Some((name, value)) = shared.load.header {
+        request = request.header(name, value);
+    }
+    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
     let answer = connection.send_request(request).await.map_err(|error| chain(&error))?;
     let version = answer.headers().get("x-version").and_then(|value| value.to_str().ok());
     let end = End::Answered {

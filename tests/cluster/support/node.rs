@@ -64,6 +64,11 @@ impl Node {
         format!("{}:{tag}", self.value("WADE_CLUSTER_IMAGE"))
     }
 
+    /// The image of this checkout's `wade`.
+    pub(crate) fn wade_image(&self) -> &'static str {
+        "lab.local/wade:test"
+    }
+
     /// The folder with all that the node writes.
     pub(crate) fn run_folder(&self) -> &Path {
         Path::new(self.value("WADE_CLUSTER_RUN"))

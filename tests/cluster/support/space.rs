@@ -264,6 +264,18 @@ impl Space {
             host: self.host(),
             rate,
             connections,
+            header: None,
+        })
+    }
+
+    /// A client that goes through the Gateway and whose requests carry a header.
+    pub(crate) fn through_edge_with(&self, rate: u32, header: (&'static str, &'static str)) -> Client {
+        Client::start(Load {
+            to: self.node.envoy().parse().expect("node up writes an address"),
+            host: self.host(),
+            rate,
+            connections: Connections::New,
+            header: Some(header),
         })
     }
 
@@ -276,6 +288,7 @@ impl Space {
             host: self.host(),
             rate,
             connections,
+            header: None,
         })
     }
 

@@ -247,25 +247,6 @@ fn a_canary_value_is_another_value_and_a_valid_one() {
 }
 
 #[test]
-fn a_pin_is_a_patch_that_minds_other_writers() {
-    let service = service("app", &json!({"app": "app"}));
-    let patch = pinned(&service, "5d4");
-    assert_eq!(
-        patch,
-        json!({"spec": {"selector": {"pod-template-hash": "5d4"}}, "metadata": {"resourceVersion": "7"}})
-    );
-    assert_eq!(
-        unpinned(&service)["spec"],
-        json!({"selector": {"pod-template-hash": null}})
-    );
-    assert_eq!(pin_of(&service), None);
-    assert_eq!(
-        pin_of(&json!({"spec": {"selector": {"pod-template-hash": "5d4"}}})),
-        Some("5d4")
-    );
-}
-
-#[test]
 fn label_selectors_are_read_as_the_server_does() {
     let labels = json!({"app": "app", "tier": "web"});
     let expression = |key: &str, operator: &str, values: Value| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
