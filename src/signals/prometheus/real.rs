@@ -245,7 +245,7 @@ async fn a_past_period_shows_each_request_once_also_over_a_restart() {
     // Whether the server has scraped a page with this many requests of a side.
     let scraped = async |side: &str, total: f64| {
         let query = format!("sum(http_requests_total{{side=\"{side}\"}}) == {total}");
-        let asking = std::time::Duration::from_millis(200);
+        let asking = Duration::from_millis(200);
         for _ in 0..150 {
             if let Ok(Data::Vector(found)) = api.instant(query.clone()).await
                 && !found.is_empty()
