@@ -291,7 +291,7 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
     if blamed {
         evidence.push_str(", the most of all metrics");
     }
-    if let Some(ln_p) = metric.pass_ln_p {
+    if let Some(ln_p) = metric.pass_ln_p.filter(|ln_p| *ln_p > 0.0) {
         evidence.push_str(&format!("; {} that it may go on", odds(ln_p)));
     }
     say(out, "evidence", &evidence);

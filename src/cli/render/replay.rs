@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::chart::{chart, since_start};
 use super::evidence::whole;
 use super::line::{Line, Tone};
-use super::numbers::{clean, counted, length, moment, percent, times, wrapped};
+use super::numbers::{clean, counted, figure, length, moment, percent, times, wrapped};
 use crate::judge::Verdict;
 use crate::plan::{Plan, StageKind};
 use crate::replay::{End, Recording, Replayed};
@@ -78,10 +78,11 @@ fn history(recording: &Recording) -> String {
         None => "none of stable, so no stage could pass early".to_owned(),
         Some(history) => {
             let blocks = history.pods.iter().map(Vec::len).min().unwrap_or(0);
-            let bursts = history.phi0().map_or_else(
-                || "which cannot be compared".to_owned(),
-                |phi0| format!("bursts {}", times(phi0)),
-            );
+            let bursts = match history.phi0() {
+                None => "which cannot be compared".to_owned(),
+                Some(phi0) if phi0 < 1.05 => "without bursts".to_owned(),
+                Some(phi0) => format!("with bursts, so errors count {} times less", figure(phi0)),
+            };
             format!(
                 "of stable: {} in {}, {bursts}",
                 counted(history.pods.len() as u64, "pod"),
@@ -154,8 +155,8 @@ fn sight(verdict: Option<&Verdict>) -> Option<String> {
 fn tone(what: &str) -> Tone {
     match what {
         "FAIL" | "later" => Tone::Bad,
-        "suspicious" | "unproven" | "gate" => Tone::Warn,
-        "pass" | "everybody" => Tone::Good,
+        "suspect" | "unproven" | "gate" => Tone::Warn,
+        "pass" | "everyone" => Tone::Good,
         _ => Tone::Plain,
     }
 }
