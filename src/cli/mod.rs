@@ -27,6 +27,7 @@ mod hold;
 mod job;
 mod judge;
 mod judge_replay;
+mod judge_simulate;
 mod man;
 mod manifest;
 mod observe;

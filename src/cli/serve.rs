@@ -22,9 +22,10 @@ use super::screen::{Format, Screen};
 use crate::clock::SystemClock;
 use crate::daemon::api::Problem;
 use crate::daemon::http::{serve_http, serve_socket};
+use crate::daemon::otlp::{OtlpSetup, Receiver, TlsFiles};
 use crate::daemon::{Daemon, Setup};
 use crate::platforms::local::process::Settings;
-use crate::spec::{Config, read_config};
+use crate::spec::{Config, OtlpConfig, read_config};
 
 /// How long callers that follow a release may keep the API open while the daemon stops.
 const API_GRACE: Duration = Duration::from_secs(1);
@@ -45,6 +46,7 @@ with a wade.yaml like this (all paths are relative to it, and all lines but the 
   data: wade-data           the record, output, and the socket wade.sock
   rollouts: rollouts        one file per service; these files decide which commands run
   http: {listen: 127.0.0.1:7711, tokenFile: token}
+  otlp: {grpc: 127.0.0.1:4317, http: 127.0.0.1:4318}    traces, as evidence where a rollout asks for it
 
 SIGTERM or Ctrl-C stops the daemon and leaves the services' processes running; the next `wade serve` takes
 them over and goes on with releases. A second signal stops it at once, which is safe as well.
@@ -56,6 +58,12 @@ pub(super) struct Args {
     /// How the log is written
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: Format,
+    /// Receive traces over gRPC here, like 127.0.0.1:4317 (over `otlp.grpc`)
+    #[arg(long, value_name = "ADDRESS")]
+    otlp_grpc: Option<SocketAddr>,
+    /// Receive traces over HTTP here, like 127.0.0.1:4318 (over `otlp.http`)
+    #[arg(long, value_name = "ADDRESS")]
+    otlp_http: Option<SocketAddr>,
     /// Stop the services' processes as well when the daemon is stopped
     #[arg(long)]
     stop_processes: bool,
@@ -85,6 +93,7 @@ struct Places {
     strategies: Option<PathBuf>,
     socket: PathBuf,
     http: Option<(SocketAddr, PathBuf)>,
+    otlp: OtlpSetup,
 }
 
 impl Places {
@@ -108,9 +117,38 @@ impl Places {
                 .as_ref()
                 .map_or_else(|| data.join("wade.sock"), |socket| folder.join(socket)),
             http: http.transpose()?,
+            otlp: otlp(config.otlp.as_ref(), folder)?,
             data,
         })
     }
+}
+
+/// Where traces come in; paths are relative to `folder`.
+fn otlp(config: Option<&OtlpConfig>, folder: &Path) -> Result<OtlpSetup, Failure> {
+    let Some(config) = config else {
+        return Ok(OtlpSetup::default());
+    };
+    let address = |field: &str, text: Option<&String>| {
+        let parse = |text: &String| {
+            text.parse().map_err(|error| {
+                Failure::usage(format!(
+                    "otlp.{field} is `{text}`: {error}; write an address like 127.0.0.1:4317"
+                ))
+            })
+        };
+        text.map(parse).transpose()
+    };
+    Ok(OtlpSetup {
+        grpc: address("grpc", config.grpc.as_ref())?,
+        http: address("http", config.http.as_ref())?,
+        token_file: config.token_file.as_ref().map(|path| folder.join(path)),
+        tls: config.tls.as_ref().map(|tls| TlsFiles {
+            cert: folder.join(&tls.cert),
+            key: folder.join(&tls.key),
+            client_ca: tls.client_ca.as_ref().map(|path| folder.join(path)),
+        }),
+        spans_per_second: config.spans_per_second,
+    })
 }
 
 fn places(path: &Path) -> Result<Places, Failure> {
@@ -121,7 +159,9 @@ fn places(path: &Path) -> Result<Places, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
-    let places = places(&args.config)?;
+    let mut places = places(&args.config)?;
+    places.otlp.grpc = args.otlp_grpc.or(places.otlp.grpc);
+    places.otlp.http = args.otlp_http.or(places.otlp.http);
     begin_log(args.log_format)?;
     let mut interrupts = Interrupts::new()?;
     let setup = Setup {
@@ -132,6 +172,12 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
     };
     let daemon = Daemon::start(setup, Arc::new(SystemClock)).await?;
     let stop = CancellationToken::new();
+    let traces = if places.otlp.is_on() {
+        Some(Receiver::open(&places.otlp, daemon.traces().clone(), Arc::new(SystemClock)).await?)
+    } else {
+        None
+    };
+    let traces_at = traces.as_ref().map(Receiver::addresses);
     let mut servers: JoinSet<Result<(), Problem>> = JoinSet::new();
     {
         let (daemon, stop, socket) = (Arc::clone(&daemon), stop.clone(), places.socket.clone());
@@ -141,10 +187,22 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
         servers.spawn(async move { serve_http(daemon, listen, &token, stop).await });
     }
+    if let Some(traces) = traces {
+        let stop = stop.clone();
+        servers.spawn(async move {
+            traces.serve(stop).await;
+            Ok(())
+        });
+    }
     let failed = tokio::select! {
         () = opened(&places.socket) => {
             // Only now: whoever reads this may send a command at once.
             say_where(&daemon, &places);
+            for (protocol, address) in ["grpc", "http"].into_iter().zip(traces_at.into_iter().flatten()) {
+                if let Some(address) = address {
+                    Screen::new(Format::Text).text(&format!("traces on {protocol}://{address}"));
+                }
+            }
             tokio::select! {
                 () = interrupts.next() => None,
                 // Only a way in that broke ends before it is told to.
@@ -263,6 +321,7 @@ mod tests {
             strategies: None,
             socket: "/srv/wade/wade-data/wade.sock".into(),
             http: None,
+            otlp: OtlpSetup::default(),
         };
         assert_eq!(of(""), Ok(expected));
         let text = "data: /var/lib/wade\nrollouts: r\nstrategies: s\nsocket: run/wade.sock\nhttp: {listen: '127.0.0.1:7711', tokenFile: token}\n";
@@ -272,6 +331,7 @@ mod tests {
             strategies: Some("/srv/wade/s".into()),
             socket: "/srv/wade/run/wade.sock".into(),
             http: Some(("127.0.0.1:7711".parse().unwrap(), "/srv/wade/token".into())),
+            otlp: OtlpSetup::default(),
         };
         assert_eq!(of(text), Ok(expected));
     }

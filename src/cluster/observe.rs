@@ -206,7 +206,7 @@ impl Cluster {
         let reach = Reach::open(&self.api)
             .await
             .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
-        let seen = probe(&found.stable_pods(), None, &reach, &self.client, &self.clock).await;
+        let seen = probe(&found.stable_pods(), &reach, &self.client, &self.clock).await;
         let around = Circumstances {
             found: Some(PlanFound {
                 takes_requests: true,
@@ -285,6 +285,7 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             metrics: None,
             port: None,
             template_owner: None,
+            rolling: false,
             manifest: None,
         },
         old: template::version_of(&old["spec"]["template"], None),

@@ -75,7 +75,7 @@ pub async fn serve_http(
             "http.listen is {listen}; only loopback addresses are allowed, like 127.0.0.1:7711"
         )));
     }
-    let token = Arc::new(read_token(token_file)?);
+    let token = Arc::new(read_token("http.tokenFile", token_file)?);
     let listener = TcpListener::bind(listen).await.map_err(|error| Problem {
         kind: ProblemKind::Unavailable,
         message: format!("http.listen {listen}: {error}; choose a free address"),
@@ -331,6 +331,7 @@ async fn metrics(State(daemon): App) -> Response {
         .all_managed()
         .iter()
         .map(|managed| managed.service.metrics())
+        .chain([daemon.traces().telemetry().page()])
         .collect();
     let text = joined(&pages);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
@@ -393,8 +394,9 @@ fn allowed(headers: &HeaderMap, token: &str) -> Result<(), (StatusCode, &'static
     Ok(())
 }
 
-fn read_token(path: &Path) -> Result<String, Problem> {
-    let failed = |what: String| invalid(format!("http.tokenFile {}: {what}", path.display()));
+/// The token in a file that only its owner may read; `field` is where the file is named.
+pub(super) fn read_token(field: &str, path: &Path) -> Result<String, Problem> {
+    let failed = |what: String| invalid(format!("{field} {}: {what}", path.display()));
     let metadata = std::fs::metadata(path)
         .map_err(|error| failed(format!("{error}; write a long random token there, mode 0600")))?;
     if metadata.permissions().mode() & 0o077 != 0 {

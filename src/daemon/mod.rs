@@ -15,6 +15,7 @@ pub mod api;
 pub mod client;
 pub mod http;
 mod metrics;
+pub mod otlp;
 pub mod peer;
 pub mod releases;
 pub mod rollouts;
@@ -41,6 +42,7 @@ use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
 use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
 use crate::signals::Signals;
+use crate::signals::traces::TraceHub;
 use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
 use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
@@ -86,6 +88,7 @@ pub struct Daemon {
     epoch: AtomicU64,
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
+    traces: TraceHub,
     /// One service is opened at a time: two would both want its address.
     opening: Mutex<()>,
     stopping: CancellationToken,
@@ -160,6 +163,7 @@ impl Daemon {
             epoch: AtomicU64::new(epoch),
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
+            traces: TraceHub::default(),
             opening: Mutex::default(),
             stopping: CancellationToken::new(),
         });
@@ -344,6 +348,7 @@ impl Daemon {
             &managed.service,
             &record.plan.measure,
             &record.plan.history,
+            &self.traces,
             &self.client,
         );
         let history = Arc::clone(&managed.history);
@@ -406,7 +411,13 @@ impl Daemon {
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
     async fn watch(&self, managed: &Arc<Managed>) {
-        let mut signals = LocalSignals::new(&managed.service, &managed.measure, &managed.history_plan, &self.client);
+        let mut signals = LocalSignals::new(
+            &managed.service,
+            &managed.measure,
+            &managed.history_plan,
+            &self.traces,
+            &self.client,
+        );
         loop {
             tokio::select! {
                 () = managed.jobs.notified() => return,
@@ -460,6 +471,11 @@ impl Daemon {
     /// Cancelled when the daemon stops: whoever waits or follows lets go of it then.
     pub(crate) fn stopping(&self) -> &CancellationToken {
         &self.stopping
+    }
+
+    /// Where spans are counted.
+    pub fn traces(&self) -> &TraceHub {
+        &self.traces
     }
 
     /// What happens, as it happens.

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The name of a metric as the analysis lists it (`errors`, `latency`, or the user's own).
 pub type MetricName = String;
 
+/// The name of the metric that traces are.
+pub const TRACES: &str = "traces";
+
 /// One value for the canary and one for stable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sides<T> {

@@ -228,6 +228,12 @@ impl Operations {
         self.dropped
     }
 
+    /// Traces that show the new error which speaks most against the canary.
+    pub(crate) fn examples(&self) -> Vec<String> {
+        let worst = self.signatures.evidence(self.requests).into_iter().next();
+        worst.map(|signature| signature.examples).unwrap_or_default()
+    }
+
     pub(crate) fn seen(&self) -> Seen {
         let mut operations: Vec<OperationEvidence> = self
             .slots

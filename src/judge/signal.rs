@@ -49,7 +49,7 @@ impl Signal {
     pub(crate) fn start_stage(&mut self, next_weight: f64) {
         match &mut self.state {
             State::Errors(errors) => errors.start_stage(next_weight),
-            State::Latency(latency) => latency.start_stage(),
+            State::Latency(latency) => latency.start_stage(next_weight),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
             // Traces speak about the release as a whole.
@@ -60,7 +60,7 @@ impl Signal {
     pub(crate) fn start_bake(&mut self) {
         match &mut self.state {
             State::Errors(errors) => errors.start_bake(),
-            State::Latency(latency) => latency.start_stage(),
+            State::Latency(latency) => latency.start_bake(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
             State::Operations(_) => {}
@@ -96,6 +96,13 @@ impl Signal {
             State::Gauge(gauge) => Some(gauge.pass_ln_p()),
             State::Objective(objective) => Some(objective.pass_ln_p()),
             State::Operations(_) => None,
+        }
+    }
+
+    fn examples(&self) -> Vec<String> {
+        match &self.state {
+            State::Operations(operations) => operations.examples(),
+            State::Errors(_) | State::Latency(_) | State::Gauge(_) | State::Objective(_) => Vec::new(),
         }
     }
 
@@ -150,20 +157,10 @@ impl Signal {
             smallest_ratio,
             dropped,
             source: None,
-            examples: examples(&seen),
+            examples: self.examples(),
             seen,
         }
     }
-}
-
-/// Trace ids of what is new, the worst first.
-fn examples(seen: &Seen) -> Vec<String> {
-    let Seen::Operations { signatures, .. } = seen else {
-        return Vec::new();
-    };
-    let mut ids: Vec<String> = signatures.iter().flat_map(|new| new.examples.iter().cloned()).collect();
-    ids.dedup();
-    ids
 }
 
 impl Signal {

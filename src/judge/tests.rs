@@ -7,6 +7,7 @@ use super::config::{
 };
 use super::{Call, History, Increment, Judge, Observation, Sides, Verdict};
 
+mod operations;
 mod properties;
 
 fn errors() -> MetricConfig {

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge;
 use crate::spec::{
-    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TrafficMatch,
-    Weight, Windows,
+    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TracesSpec,
+    TrafficMatch, Weight, Windows,
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
@@ -41,6 +41,9 @@ pub struct Plan {
     pub comparison: Comparison,
     /// Stages in order; the last one is always the bake.
     pub stages: Vec<Stage>,
+    /// The platform's own rolling update makes the last shift, at the size of the stages before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolling: bool,
     /// Smoke tests, and how often and how long they may be tried.
     pub smoke: SmokePlan,
     /// For the new revision to become ready.
@@ -237,6 +240,9 @@ pub struct Measure {
     /// Which ones; errors and latency if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metrics: Vec<MetricSpec>,
+    /// Traces beside them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesSpec>,
 }
 
 /// How much of stable's own behaviour is enough for an early pass.

@@ -15,11 +15,17 @@ use crate::signals::exposition::{self, Format};
 use crate::signals::prometheus::api::{Api, Auth, Secret};
 use crate::signals::prometheus::{self, Prometheus, PrometheusConfig, PrometheusMetric};
 use crate::signals::scrape::{ScrapeConfig, ScrapeMetric, Scraper, SeriesMatch};
+use crate::signals::traces::jaeger::Jaeger;
+use crate::signals::traces::store::{Store, StoreSource, WithStore};
+use crate::signals::traces::tempo::Tempo;
+use crate::signals::traces::{Rule, TraceBook, TraceHub, WithTraces};
 use crate::signals::{Condition, Sample, Signals};
-use crate::spec::{MetricSpec, PrometheusSource, ScrapeSource};
+use crate::spec::{MetricSpec, PrometheusSource, ScrapeSource, TraceStore, TracesSpec};
 
 /// How often instances are read when nobody says.
 const SCRAPE_EVERY: Duration = Duration::from_secs(1);
+/// How often a trace store is asked when nobody says.
+const ASK_STORE_EVERY: Duration = Duration::from_secs(5);
 /// How often a Prometheus server is asked when nobody says.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 
@@ -68,6 +74,64 @@ pub fn prometheus_source(
         }
         Err(reason) => Box::new(Down(reason)),
     }
+}
+
+/// Whatever is measured, with traces beside it.
+pub type Traced = WithTraces<WithStore<Box<dyn Signals>>>;
+
+/// `source`, and traces beside it as `spec` says, counted in the rollout's book of `hub`: what a receiver brings there, or
+/// the answers of a store that is asked from now on. A store that cannot be asked is only told, as traces never decide
+/// whether measuring works. Must be called inside a tokio runtime.
+pub fn traced(
+    source: Box<dyn Signals>,
+    spec: Option<&TracesSpec>,
+    rollout: &str,
+    hub: &TraceHub,
+    client: &reqwest::Client,
+    clock: &Arc<dyn Clock>,
+) -> (Traced, Option<TraceBook>) {
+    let Some(spec) = spec else {
+        return (WithTraces::new(WithStore::new(source, None), None), None);
+    };
+    let usual = Rule::of(rollout);
+    let book = hub.book(Rule {
+        service: spec.service.clone(),
+        attributes: spec.attributes.clone().unwrap_or_else(|| usual.attributes.clone()),
+        ..usual
+    });
+    let asked = spec.from.as_ref().and_then(|from| {
+        let store = trace_store(from, spec.service.as_deref().unwrap_or(rollout), client)
+            .inspect_err(|reason| tracing::warn!(rollout, reason, "traces are not asked for"))
+            .ok()?;
+        let every = from.address().every.map_or(ASK_STORE_EVERY, |every| every.0);
+        let telemetry = Arc::clone(hub.telemetry());
+        Some(StoreSource::start(
+            store,
+            book.clone(),
+            telemetry,
+            every,
+            Arc::clone(clock),
+        ))
+    });
+    let source = WithTraces::new(WithStore::new(source, asked), Some(book.clone()));
+    (source, Some(book))
+}
+
+fn trace_store(from: &TraceStore, service: &str, client: &reqwest::Client) -> Result<Store, String> {
+    let address = from.address();
+    let token = match &address.token_file {
+        None => None,
+        Some(path) => {
+            let token =
+                std::fs::read_to_string(path).map_err(|error| format!("traces.from, tokenFile {path}: {error}"))?;
+            Some(Secret::new(token.trim()))
+        }
+    };
+    let store = match from {
+        TraceStore::Jaeger(_) => Jaeger::new(client.clone(), &address.url, service, token).map(Store::Jaeger),
+        TraceStore::Tempo(_) => Tempo::new(client.clone(), &address.url, service, token).map(Store::Tempo),
+    };
+    store.map_err(|error| error.to_string())
 }
 
 /// There is nothing to measure by.

@@ -15,8 +15,10 @@
 
 pub mod attribution;
 pub mod book;
+pub mod hub;
 pub mod jaeger;
 pub mod normal;
+pub mod otlp;
 pub mod span;
 pub mod store;
 pub mod telemetry;
@@ -25,9 +27,9 @@ mod with;
 
 pub use attribution::{Belongs, Names, Rule};
 pub use book::TraceBook;
+pub use hub::TraceHub;
 pub use span::{ServerSpan, SpanError, TraceId};
 pub use telemetry::{Count, Telemetry};
 pub use with::WithTraces;
 
-/// The metric name under which traces are reported.
-pub const TRACES: &str = "traces";
+pub use crate::judge::observation::TRACES;

@@ -27,7 +27,7 @@ pub mod vars;
 mod walk;
 pub mod windows;
 
-pub use config::{Config, HttpConfig};
+pub use config::{Config, HttpConfig, OtlpConfig, OtlpTls};
 pub use fault::{Fault, Faults, Path, Place};
 pub use other::read_as;
 pub use read::{Document, read, read_config, read_rollout, read_strategy};

@@ -86,6 +86,9 @@ pub struct RolloutSpec {
     /// When a release may begin. Going back is always allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Windows>,
+    /// How a release of a Deployment ends: with both revisions at full size, or by the Deployment's own rolling update.
+    #[serde(default, skip_serializing_if = "Finish::is_full")]
+    pub finish: Finish,
     /// How long each part may take; laid over the strategy's own.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
@@ -114,6 +117,26 @@ pub enum Mode {
     Enforce,
     /// Wade judges releases made by others and acts on nothing.
     Observe,
+}
+
+/// How a release of a Deployment ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Finish {
+    /// The new revision at full size before all traffic, the old one warm for the bake: room for both, and back in a
+    /// second.
+    #[default]
+    Full,
+    /// The new revision is handed over at the size of the last stage and the Deployment rolls the rest. For where there
+    /// is no room for both; going back from there is a rolling update too.
+    Rolling,
+}
+
+impl Finish {
+    /// Whether it is the default.
+    pub fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
 }
 
 /// What carries a revision.
@@ -597,6 +620,9 @@ pub struct AnalysisSpec {
     /// Where numbers come from besides the proxy's own counters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// Traces as evidence: operations compared one by one, and errors that stable has never shown. Off if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traces: Option<TracesSpec>,
     /// How much of stable's own behaviour is enough for an early pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<HistorySpec>,
@@ -618,7 +644,7 @@ impl AnalysisSpec {
     }
 
     /// This, with silence filled in from `base`, inside of `passEarly`, `history` and `onNoData` too. What is one
-    /// statement (the list of metrics, the source, the tripwire) is taken as a whole.
+    /// statement (the list of metrics, the source, the traces, the tripwire) is taken as a whole.
     pub fn over(self, base: Self) -> Self {
         Self {
             false_rollback: self.false_rollback.or(base.false_rollback),
@@ -628,6 +654,7 @@ impl AnalysisSpec {
             severe_window: self.severe_window.or(base.severe_window),
             look: self.look.or(base.look),
             source: self.source.or(base.source),
+            traces: self.traces.or(base.traces),
             history: both(self.history, base.history, HistorySpec::over),
             on_undecided: self.on_undecided.or(base.on_undecided),
             on_no_data: both(self.on_no_data, base.on_no_data, OnNoData::over),
@@ -684,6 +711,82 @@ pub struct PrometheusSource {
     /// The label that names one instance; `instance` if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_label: Option<String>,
+}
+
+/// Traces as evidence. They may fail a release or hold it; no stage passes because of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TracesSpec {
+    /// A trace store that is asked; the daemon's receiver (`otlp` in wade.yaml) if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<TraceStore>,
+    /// The service's `service.name`; the rollout's name if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The resource attributes that tell the revisions apart, the first that does decides; `service.version`,
+    /// `k8s.pod.name`, `k8s.replicaset.name` if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<Vec<String>>,
+    /// How many more errors an operation may have than stable's; `1.1x + 0.02pp` if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Allow>,
+    /// How much slower an operation may be; `1.2x` if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Allow>,
+    /// The share of the canary's requests that may show an error which stable has never shown; `0.1%` if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_errors: Option<Percent>,
+    /// What follows when traces say that the canary is worse.
+    #[serde(default)]
+    pub on_worse: OnWorse,
+    /// Share of the error budget of all metrics; 1 if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 100))]
+    pub weight: Option<f64>,
+}
+
+/// A trace store that is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TraceStore {
+    /// Jaeger, by its query API v3.
+    Jaeger(TraceStoreAddress),
+    /// Grafana Tempo, by TraceQL.
+    Tempo(TraceStoreAddress),
+}
+
+/// Where a trace store answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TraceStoreAddress {
+    /// The address, `http://jaeger-query:16686`.
+    pub url: String,
+    /// How often to ask; 5 s if not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Span>,
+    /// A file that holds the bearer token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
+}
+
+impl TraceStore {
+    /// Where it answers.
+    pub const fn address(&self) -> &TraceStoreAddress {
+        match self {
+            Self::Jaeger(address) | Self::Tempo(address) => address,
+        }
+    }
+}
+
+/// What follows when traces say that the canary is worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnWorse {
+    /// Go back to stable.
+    #[default]
+    Rollback,
+    /// Keep the weight, so that a person can look.
+    Hold,
 }
 
 /// One metric; told apart by its key.

@@ -244,12 +244,12 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
             signatures,
         } => {
             head(out, "canary", "stable");
-            row(out, "requests", &count(requests.canary), &count(requests.stable), None);
-            say(out, "compared", &counted(*known as u64, "operation"));
+            row(out, "spans", &count(requests.canary), &count(requests.stable), None);
+            say(out, "operations", &format!("{known} known; those that say most:"));
             for operation in operations {
-                say(out, "operation", &operation.operation);
-                let shown = &operation.release;
-                row(out, "  failed", &side(&shown.canary), &side(&shown.stable), None);
+                let (Sides { canary, stable }, shown) = (&operation.release, clean(&operation.operation));
+                say(out, "", &shown);
+                row(out, "  failed", &side(canary), &side(stable), None);
                 if let Some(slower) = &operation.slower {
                     let label = format!("  > {}", seconds(slower.above_s));
                     row(
@@ -257,7 +257,7 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                         &label,
                         &side(&slower.slower.canary),
                         &side(&slower.slower.stable),
-                        None,
+                        slower.ratio,
                     );
                 }
             }
@@ -266,6 +266,10 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
                 let words = format!("{}{colon}{} in {}", new.error, new.message, new.operation);
                 say(out, "new error", &words);
                 row(out, "  seen", &side(&new.shown.canary), &side(&new.shown.stable), None);
+                if !new.examples.is_empty() {
+                    let examples: Vec<String> = new.examples.iter().map(ToString::to_string).collect();
+                    say(out, "  traces", &examples.join(", "));
+                }
             }
         }
         Seen::Gauge { last, pairs, above } => {
@@ -315,7 +319,8 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
     if let Some(source) = &metric.source {
         say(out, "read from", source);
     }
-    if !metric.examples.is_empty() {
+    // Those of operations stand beside what they show.
+    if !metric.examples.is_empty() && !matches!(metric.seen, Seen::Operations { .. }) {
         say(out, "traces", &metric.examples.join(", "));
     }
 }

@@ -158,7 +158,7 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
         history,
         judge: None,
         verdict: verdicts.last().map(|(_, verdict)| Box::new(verdict.clone())),
-        course: Default::default(),
+        course: course(verdicts),
         by: Actor::named("ann"),
         reason: Some("faster carts".to_owned()),
         deploy_window: None,

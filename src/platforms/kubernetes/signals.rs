@@ -17,7 +17,8 @@ use crate::clock::Clock;
 use crate::judge::{History, Sides};
 use crate::plan::{HistoryPlan, Measure};
 use crate::signals::scrape::{Scraper, Target};
-use crate::signals::source::{self, Past, Unmeasured};
+use crate::signals::source::{self, Past, Traced, Unmeasured};
+use crate::signals::traces::{Names, TraceHub};
 use crate::signals::{Sample, Side, Signals};
 use crate::spec::{Source, Span};
 
@@ -26,7 +27,7 @@ pub struct KubernetesSignals {
     view: Arc<View>,
     release: Release,
     reach: Reach,
-    source: Box<dyn Signals>,
+    source: Traced,
     scraper: Option<(Arc<Scraper>, String, Vec<Target>)>,
     past: Past,
 }
@@ -66,6 +67,28 @@ impl KubernetesSignals {
                     .to_owned(),
             )),
         };
+        let hub = TraceHub::default();
+        let (source, book) = source::traced(
+            source,
+            measure.traces.as_ref(),
+            &release.deployment,
+            &hub,
+            client,
+            clock,
+        );
+        if let Some(book) = book {
+            let names = |set: String| {
+                Some(Names {
+                    id: set.clone(),
+                    version: String::new(),
+                    replica_set: Some(set),
+                })
+            };
+            book.set_sides(Sides {
+                canary: names(release.canary_set()),
+                stable: names(release.stable_set()),
+            });
+        }
         Self {
             view,
             release,

@@ -16,14 +16,17 @@ use crate::plan::{HistoryPlan, Measure};
 use crate::signals::merge::Merged;
 use crate::signals::router::{RouterCounters, RouterLatency, RouterSide, RouterSignals};
 use crate::signals::scrape::{Scraper, Target};
-use crate::signals::{Patience, Sample, Side, Signals, source};
+use crate::signals::source::{self, Traced};
+use crate::signals::traces::{Names, TraceBook, TraceHub};
+use crate::signals::{Patience, Sample, Side, Signals};
 use crate::spec::Source;
 
 /// One source for one release, or for the time between two.
 pub struct LocalSignals {
     service: Arc<Service>,
     router: RouterSignals,
-    source: Box<dyn Signals>,
+    source: Traced,
+    book: Option<TraceBook>,
     scraper: Option<ScraperTargets>,
     history: Arc<Mutex<Option<History>>>,
 }
@@ -36,11 +39,18 @@ struct ScraperTargets {
 }
 
 impl LocalSignals {
-    /// A source that reads `service` as `measure` says. Must be called inside a tokio runtime.
+    /// A source that reads `service` as `measure` says, with the traces of `hub` beside. Must be called inside a tokio
+    /// runtime.
     ///
     /// A source that cannot be asked (a query without a side, a token file that is missing) is one that is down, with
     /// the reason: never a release that cannot be driven.
-    pub fn new(service: &Arc<Service>, measure: &Measure, history: &HistoryPlan, client: &reqwest::Client) -> Self {
+    pub fn new(
+        service: &Arc<Service>,
+        measure: &Measure,
+        history: &HistoryPlan,
+        hub: &TraceHub,
+        client: &reqwest::Client,
+    ) -> Self {
         let clock = service.clock();
         let router = RouterSignals::new(clock.now(), Patience::default());
         let past = Arc::new(Mutex::new(None));
@@ -77,10 +87,12 @@ impl LocalSignals {
             Some(other) => other,
             None => Box::new(router.clone()),
         };
+        let (source, book) = source::traced(source, measure.traces.as_ref(), service.name(), hub, client, clock);
         let mut signals = Self {
             service: Arc::clone(service),
             router,
             source,
+            book,
             scraper,
             history: past,
         };
@@ -112,6 +124,12 @@ impl LocalSignals {
                 },
             );
         }
+        if let Some(book) = &self.book {
+            book.set_sides(Sides {
+                canary: sides.canary.as_ref().map(names),
+                stable: sides.stable.as_ref().map(names),
+            });
+        }
         if let Some(book) = &mut self.scraper {
             let targets = targets(&sides, &self.service.processes(), &book.path);
             if targets != book.last {
@@ -134,6 +152,15 @@ impl Signals for LocalSignals {
 
     fn history(&self) -> Option<History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a revision's spans call it.
+fn names(running: &Running) -> Names {
+    Names {
+        id: running.id.clone(),
+        version: running.version.clone(),
+        replica_set: None,
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::super::fault::{Fault, Path};
-use super::super::rollout::{AnalysisSpec, MetricSpec, PassEarly, PrometheusSource, Rollout, Source, Workload};
+use super::super::rollout::{
+    AnalysisSpec, MetricSpec, PassEarly, PrometheusSource, Rollout, Source, TraceStore, TracesSpec, Workload,
+};
 use super::super::values::{BurstWindow, Percent};
 use super::{check_not_zero, check_url_path};
 
@@ -71,6 +73,9 @@ pub(in crate::spec) fn check_analysis(path: &Path, analysis: &AnalysisSpec, faul
     }
     if let Some(metrics) = &analysis.metrics {
         check_metrics(&path.key("metrics"), metrics, faults);
+    }
+    if let Some(traces) = &analysis.traces {
+        check_traces(&path.key("traces"), traces, faults);
     }
     match &analysis.source {
         Some(Source::Scrape(scrape)) => {
@@ -198,33 +203,38 @@ fn check_not_nothing(path: &Path, share: Percent, faults: &mut Vec<Fault>) {
     }
 }
 
-fn check_prometheus(path: &Path, prometheus: &PrometheusSource, faults: &mut Vec<Fault>) {
-    let url = path.key("url");
-    let rest = prometheus
-        .url
-        .strip_prefix("http://")
-        .or_else(|| prometheus.url.strip_prefix("https://"));
-    let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
-    match authority {
-        // The address is shown in reasons, records and logs; the fault does not repeat it either.
-        Some(authority) if authority.contains('@') => {
-            let fault = Fault::new(
-                url,
-                "the address holds a user name or password, and addresses are shown to everybody",
-            );
-            faults.push(fault.help("put a bearer token into a file and name it in `tokenFile`"));
-        }
-        Some(authority) if !authority.is_empty() && prometheus.url.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            if prometheus.url.contains(['?', '#']) {
-                let fault = Fault::new(url, "the address of a server has no `?` or `#`");
-                faults.push(fault.help("write the address alone, like `http://127.0.0.1:9090`"));
-            }
-        }
-        Some(_) | None => {
-            let fault = Fault::new(url, "this is not the address of a server").found(format!("`{}`", prometheus.url));
-            faults.push(fault.help("write it with `http://` or `https://`, like `http://127.0.0.1:9090`"));
-        }
+fn check_traces(path: &Path, traces: &TracesSpec, faults: &mut Vec<Fault>) {
+    if let Some(share) = traces.new_errors {
+        check_not_nothing(&path.key("newErrors"), share, faults);
     }
+    if traces.service.as_ref().is_some_and(|service| service.trim().is_empty()) {
+        let fault = Fault::new(path.key("service"), "no service has this name").found("an empty text");
+        faults.push(fault.help("write the service's `service.name`, or remove the line for the rollout's name"));
+    }
+    let nameless =
+        |attributes: &Vec<String>| attributes.is_empty() || attributes.iter().any(|name| name.trim().is_empty());
+    if traces.attributes.as_ref().is_some_and(nameless) {
+        let fault = Fault::new(path.key("attributes"), "no attribute would tell the revisions apart");
+        faults.push(fault.help("list resource attributes, like `[service.version]`, or remove the line"));
+    }
+    if let Some(store) = &traces.from {
+        let kind = match store {
+            TraceStore::Jaeger(_) => "jaeger",
+            TraceStore::Tempo(_) => "tempo",
+        };
+        let path = path.key("from").key(kind);
+        check_server(path.key("url"), &store.address().url, "http://127.0.0.1:16686", faults);
+        check_not_zero(
+            &path.key("every"),
+            store.address().every,
+            "this asks without a break",
+            faults,
+        );
+    }
+}
+
+fn check_prometheus(path: &Path, prometheus: &PrometheusSource, faults: &mut Vec<Fault>) {
+    check_server(path.key("url"), &prometheus.url, "http://127.0.0.1:9090", faults);
     check_not_zero(
         &path.key("every"),
         prometheus.every,
@@ -247,5 +257,33 @@ fn check_prometheus(path: &Path, prometheus: &PrometheusSource, faults: &mut Vec
                 .found(format!("`{}`", prometheus.stable))
                 .help("write what tells the two revisions apart"),
         );
+    }
+}
+
+/// The address of a server that is asked over HTTP; `like` shows how one is written.
+fn check_server(url: Path, address: &str, like: &str, faults: &mut Vec<Fault>) {
+    let rest = address
+        .strip_prefix("http://")
+        .or_else(|| address.strip_prefix("https://"));
+    let authority = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    match authority {
+        // The address is shown in reasons, records and logs; the fault does not repeat it either.
+        Some(authority) if authority.contains('@') => {
+            let fault = Fault::new(
+                url,
+                "the address holds a user name or password, and addresses are shown to everybody",
+            );
+            faults.push(fault.help("put a bearer token into a file and name it in `tokenFile`"));
+        }
+        Some(authority) if !authority.is_empty() && address.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            if address.contains(['?', '#']) {
+                let fault = Fault::new(url, "the address of a server has no `?` or `#`");
+                faults.push(fault.help(format!("write the address alone, like `{like}`")));
+            }
+        }
+        Some(_) | None => {
+            let fault = Fault::new(url, "this is not the address of a server").found(format!("`{}`", address));
+            faults.push(fault.help(format!("write it with `http://` or `https://`, like `{like}`")));
+        }
     }
 }

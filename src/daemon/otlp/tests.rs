@@ -1,0 +1,1 @@
+//! The receiver, asked by real senders and by hostile ones.
