@@ -152,6 +152,18 @@ impl Signals for Down {
     }
 }
 
+/// The server and what to ask it where the matchers are filled in already, for the past.
+///
+/// # Errors
+/// The token file or the address, in words.
+pub fn asked_of(
+    source: &PrometheusSource,
+    metrics: &[MetricSpec],
+    client: &reqwest::Client,
+) -> Result<(Api, PrometheusConfig), String> {
+    prometheus(source, &Sides::default(), metrics, client)
+}
+
 /// The server and what to ask it, with `${canary}` and `${stable}` filled in.
 fn prometheus(
     source: &PrometheusSource,
