@@ -281,8 +281,8 @@ async fn bodies_that_are_too_large_or_become_so_are_refused() {
     // 256 MiB in 256 KiB.
     let bomb = gzip(&vec![0; 256 << 20]);
     assert!(bomb.len() < MAX_REQUEST_BYTES);
-    let request = scene.post(PROTOBUF, bomb).header("content-encoding", "gzip");
-    assert_eq!(status(request).await.unwrap(), 413);
+    let posted = scene.post(PROTOBUF, bomb).header("content-encoding", "gzip");
+    assert_eq!(status(posted).await.unwrap(), 413);
     assert_eq!(scene.count(Count::TooLarge), 2);
 
     let mut much = request(1);
@@ -310,11 +310,11 @@ async fn only_who_knows_the_token_may_send() {
         Some("Bearer wrong-wrong-wrong-wrong"),
         Some("a-long-random-token"),
     ] {
-        let mut request = scene.post(PROTOBUF, body.clone());
+        let mut posted = scene.post(PROTOBUF, body.clone());
         if let Some(shown) = shown {
-            request = request.header("authorization", shown);
+            posted = posted.header("authorization", shown);
         }
-        assert_eq!(request.send().await.unwrap().status().as_u16(), 401, "{shown:?}");
+        assert_eq!(posted.send().await.unwrap().status().as_u16(), 401, "{shown:?}");
     }
     let error = scene.grpc().await.export(request(1)).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::Unauthenticated);
