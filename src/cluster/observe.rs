@@ -285,6 +285,7 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             metrics: None,
             port: None,
             template_owner: None,
+            rolling: false,
             manifest: None,
         },
         old: template::version_of(&old["spec"]["template"], None),

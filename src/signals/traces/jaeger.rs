@@ -14,16 +14,15 @@ use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
-use opentelemetry_proto::tonic::trace::v1::span::{Event, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span, TracesData};
 use reqwest::Client;
 use serde::Deserialize;
 
 use super::attribution::SERVICE_NAME;
+use super::otlp::{Read, SERVER, Told};
 use super::store::api::{StoreAddressError, StoreApi};
 use super::store::{Found, StoredSpan};
-use super::{ServerSpan, SpanError, TraceId};
+use super::{ServerSpan, TraceId};
 use crate::signals::NoMeasurement;
 use crate::signals::prometheus::api::Secret;
 
@@ -137,7 +136,7 @@ impl Jaeger {
             }
             attributes.retain(|name, _| wanted.contains(name));
             let spans = scope_spans.into_iter().flat_map(|scope| scope.spans);
-            found.extend(spans.filter_map(|span| stored(span, &attributes)));
+            found.extend(spans.filter_map(|span| stored(&span, &attributes)));
         }
         found
     }
@@ -156,62 +155,50 @@ fn newest_starts(page: &[ResourceSpans]) -> BTreeMap<TraceId, Timestamp> {
     newest
 }
 
-fn stored(span: Span, resource: &BTreeMap<String, String>) -> Option<StoredSpan> {
-    if span.kind != SpanKind::Server as i32 {
+fn stored(span: &Span, resource: &BTreeMap<String, String>) -> Option<StoredSpan> {
+    let mut read = Read {
+        trace: trace_id(&span.trace_id).map(|id| id.0),
+        name: span.name.as_str().into(),
+        kind: u64::try_from(span.kind).ok()?,
+        start: span.start_time_unix_nano,
+        end: span.end_time_unix_nano,
+        ..Read::default()
+    };
+    if read.kind != SERVER {
         return None;
     }
-    let id = u64::from_be_bytes(span.span_id.as_slice().try_into().ok()?);
-    let (start, at) = (moment(span.start_time_unix_nano)?, moment(span.end_time_unix_nano)?);
-    let trace = trace_id(&span.trace_id)?;
-    let (error, operation) = (error(&span), operation(&span));
+    if let Some(status) = &span.status {
+        read.status = u64::try_from(status.code).ok()?;
+        read.status_message = status.message.as_str().into();
+    }
+    for pair in &span.attributes {
+        read.attribute(&pair.key, told(pair));
+    }
+    for event in span.events.iter().filter(|event| event.name == "exception") {
+        for pair in &event.attributes {
+            read.exception(&pair.key, told(pair));
+        }
+    }
+    let (id, start) = (
+        span.span_id.as_slice().try_into().ok()?,
+        moment(span.start_time_unix_nano)?,
+    );
     Some(StoredSpan {
         start,
-        id,
+        id: u64::from_be_bytes(id),
         span: ServerSpan {
-            at,
             resource: resource.clone(),
-            operation,
-            seconds: at.duration_since(start).as_secs_f64(),
-            error,
-            trace,
+            ..read.server_span()?
         },
     })
 }
 
-/// The name, with the route where the name is only a method.
-fn operation(span: &Span) -> String {
-    match text(&span.attributes, "http.route") {
-        Some(route) if !span.name.contains([' ', '/']) => format!("{} {route}", span.name),
-        _ => span.name.clone(),
-    }
-}
-
-fn error(span: &Span) -> Option<SpanError> {
-    let status = span.status.as_ref();
-    if status.map(|status| status.code) != Some(StatusCode::Error as i32) {
-        return None;
-    }
-    let exception: Option<&Event> = span.events.iter().rfind(|event| event.name == "exception");
-    let of_exception = |name: &str| text(&exception?.attributes, name);
-    let kind = of_exception("exception.type").or_else(|| text(&span.attributes, "error.type"));
-    let message = of_exception("exception.message").or_else(|| status.map(|status| status.message.as_str()));
-    Some(SpanError {
-        kind: kind.unwrap_or("error").to_owned(),
-        message: message.unwrap_or_default().to_owned(),
-    })
-}
-
-fn text<'a>(attributes: &'a [KeyValue], name: &str) -> Option<&'a str> {
-    match attributes
-        .iter()
-        .find(|pair| pair.key == name)?
-        .value
-        .as_ref()?
-        .value
-        .as_ref()?
-    {
-        any_value::Value::StringValue(text) => Some(text),
-        _ => None,
+/// An attribute's value, as far as it is looked at.
+pub(super) fn told(pair: &KeyValue) -> Told<'_> {
+    match pair.value.as_ref().and_then(|value| value.value.as_ref()) {
+        Some(any_value::Value::StringValue(text)) => Told::Text(text.into()),
+        Some(any_value::Value::IntValue(number)) => Told::Number(*number),
+        _ => Told::Nothing,
     }
 }
 

@@ -26,9 +26,9 @@ pub const SPANS_PER_SECOND: u32 = 10_000;
 /// The longest value of a resource attribute that is looked at.
 const MAX_VALUE: usize = 256;
 /// `SPAN_KIND_SERVER`.
-const SERVER: u64 = 2;
+pub(super) const SERVER: u64 = 2;
 /// `STATUS_CODE_ERROR`.
-const FAILED: u64 = 2;
+pub(super) const FAILED: u64 = 2;
 /// The first HTTP status that blames the server.
 const FIRST_BAD_STATUS: i64 = 500;
 
@@ -181,7 +181,7 @@ trait Reader {
 
 /// An attribute's value, as far as it is looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum Told<'a> {
+pub(super) enum Told<'a> {
     #[default]
     Nothing,
     Text(Cow<'a, str>),
@@ -201,26 +201,26 @@ impl Told<'_> {
 
 /// A span as it was written, as far as it is looked at.
 #[derive(Debug, Default)]
-struct Read<'a> {
-    trace: Option<[u8; 16]>,
-    name: Cow<'a, str>,
-    kind: u64,
-    start: u64,
-    end: u64,
-    status: u64,
-    status_message: Cow<'a, str>,
-    method: Option<Cow<'a, str>>,
-    route: Option<Cow<'a, str>>,
-    http_status: Option<i64>,
-    grpc_status: Option<i64>,
-    error_type: Option<Cow<'a, str>>,
-    exception_type: Option<Cow<'a, str>>,
-    exception_message: Option<Cow<'a, str>>,
+pub(super) struct Read<'a> {
+    pub(super) trace: Option<[u8; 16]>,
+    pub(super) name: Cow<'a, str>,
+    pub(super) kind: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) status: u64,
+    pub(super) status_message: Cow<'a, str>,
+    pub(super) method: Option<Cow<'a, str>>,
+    pub(super) route: Option<Cow<'a, str>>,
+    pub(super) http_status: Option<i64>,
+    pub(super) grpc_status: Option<i64>,
+    pub(super) error_type: Option<Cow<'a, str>>,
+    pub(super) exception_type: Option<Cow<'a, str>>,
+    pub(super) exception_message: Option<Cow<'a, str>>,
 }
 
 impl<'a> Read<'a> {
     /// One of the span's attributes, by today's names or by those before 2023.
-    fn attribute(&mut self, key: &str, value: Told<'a>) {
+    pub(super) fn attribute(&mut self, key: &str, value: Told<'a>) {
         match (key, value) {
             ("http.request.method" | "http.method", Told::Text(text)) => self.method = Some(text),
             ("http.route", Told::Text(text)) => self.route = Some(text),
@@ -232,7 +232,7 @@ impl<'a> Read<'a> {
     }
 
     /// One of the attributes of an exception that the span recorded; the last exception is the one that got out.
-    fn exception(&mut self, key: &str, value: Told<'a>) {
+    pub(super) fn exception(&mut self, key: &str, value: Told<'a>) {
         match (key, value) {
             ("exception.type", Told::Text(text)) => self.exception_type = Some(text),
             ("exception.message", Told::Text(text)) => self.exception_message = Some(text),
@@ -241,7 +241,7 @@ impl<'a> Read<'a> {
     }
 
     /// The span as it is counted; `None` if it makes no sense.
-    fn server_span(self) -> Option<ServerSpan> {
+    pub(super) fn server_span(self) -> Option<ServerSpan> {
         let trace = self.trace.filter(|id| *id != [0; 16])?;
         let at = i128::from(self.end);
         if self.end == 0 || self.start > self.end {

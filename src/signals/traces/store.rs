@@ -8,8 +8,8 @@
 //! The first window looks back further, and its counts are thrown away: it is there to learn which errors stable has
 //! shown before the release. An error is only new if it is not among them.
 //!
-//! What goes wrong is a [`NoMeasurement`] in the release's timeline. It never changes whether measuring works: traces are
-//! never needed for a verdict (see [`super`]).
+//! What goes wrong is a [`NoMeasurement`], a line in the log, and said beside the metric's source. It never changes whether
+//! measuring works: traces are never needed for a verdict (see [`super`]).
 
 pub(super) mod api;
 
@@ -17,7 +17,7 @@ pub(super) mod api;
 pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -26,7 +26,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::jaeger::Jaeger;
 use super::tempo::Tempo;
-use super::{Belongs, Count, ServerSpan, Telemetry, TraceBook, TraceId};
+use super::{Belongs, Count, ServerSpan, TRACES, Telemetry, TraceBook, TraceId};
 use crate::clock::Clock;
 use crate::judge::History;
 use crate::signals::{NoMeasurement, Sample, Signals};
@@ -94,11 +94,19 @@ impl std::fmt::Display for Store {
 /// The running questions. Dropping it ends them.
 #[derive(Debug)]
 pub struct StoreSource {
-    notes: Arc<Mutex<Notes>>,
-    task: JoinHandle<()>,
+    name: String,
+    told: Arc<Mutex<Told>>,
+    task: Option<JoinHandle<()>>,
 }
 
-type Notes = BTreeMap<String, NoMeasurement>;
+/// How asking goes.
+#[derive(Debug, Default)]
+struct Told {
+    /// What went wrong since somebody asked, by its words.
+    notes: BTreeMap<String, NoMeasurement>,
+    /// What is wrong now.
+    wrong: Option<NoMeasurement>,
+}
 
 impl StoreSource {
     /// Begins to ask `store` every `interval`, for `book`. Must be called inside a tokio runtime.
@@ -109,40 +117,80 @@ impl StoreSource {
         interval: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let notes = Arc::new(Mutex::new(Notes::new()));
+        let told = Arc::new(Mutex::new(Told::default()));
+        let name = store.to_string();
         let poller = Poller::new(store, book, telemetry, clock);
-        let task = tokio::spawn(run(poller, interval, Arc::clone(&notes)));
-        Self { notes, task }
+        let task = tokio::spawn(run(poller, interval, Arc::clone(&told)));
+        Self {
+            name,
+            told,
+            task: Some(task),
+        }
+    }
+
+    /// A store that cannot even be asked.
+    pub fn unfit(name: &str, why: NoMeasurement) -> Self {
+        let mut told = Told::default();
+        told.tell(Some(why));
+        Self {
+            name: name.to_owned(),
+            told: Arc::new(Mutex::new(told)),
+            task: None,
+        }
     }
 
     /// What went wrong since the last call.
     pub fn take_notes(&self) -> Vec<NoMeasurement> {
-        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *notes).into_values().collect()
+        std::mem::take(&mut self.told().notes).into_values().collect()
+    }
+
+    /// What is asked, and what is wrong with it now.
+    pub fn status(&self) -> String {
+        match &self.told().wrong {
+            Some(wrong) => format!("{} ({wrong})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for StoreSource {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
-async fn run(mut poller: Poller, interval: Duration, notes: Arc<Mutex<Notes>>) {
+impl Told {
+    fn tell(&mut self, wrong: Option<NoMeasurement>) {
+        match &wrong {
+            Some(wrong) if self.wrong.as_ref() != Some(wrong) => tracing::warn!(reason = %wrong, "traces are missing"),
+            None if self.wrong.is_some() => tracing::info!("traces are complete again"),
+            _ => {}
+        }
+        if let Some(note) = &wrong
+            && self.notes.len() < MAX_NOTES
+        {
+            self.notes.insert(note.reason.clone(), note.clone());
+        }
+        self.wrong = wrong;
+    }
+}
+
+async fn run(mut poller: Poller, interval: Duration, told: Arc<Mutex<Told>>) {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let note = match poller.poll().await {
+        let wrong = match poller.poll().await {
             Ok(missing) => missing,
             Err(failure) => Some(failure),
         };
-        if let Some(note) = note {
-            let mut notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-            if notes.len() < MAX_NOTES {
-                notes.insert(note.reason.clone(), note);
-            }
-        }
+        told.lock().unwrap_or_else(PoisonError::into_inner).tell(wrong);
     }
 }
 
@@ -170,6 +218,7 @@ impl<S: Signals> Signals for WithStore<S> {
         let mut sample = self.source.take(now);
         if let Some(store) = &self.store {
             sample.notes.extend(store.take_notes());
+            sample.sources.insert(TRACES.to_owned(), store.status());
         }
         sample
     }

@@ -13,15 +13,16 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use jiff::{SignedDuration, Timestamp};
-use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use reqwest::Client;
 use serde::Deserialize;
 
-use super::jaeger::moment;
+use super::jaeger::{moment, told};
+use super::otlp::{FAILED, Read, SERVER, Told};
 use super::store::api::{StoreAddressError, StoreApi};
 use super::store::{Found, StoredSpan};
-use super::{ServerSpan, SpanError, TraceId};
+use super::{ServerSpan, TraceId};
 use crate::signals::NoMeasurement;
 use crate::signals::prometheus::api::Secret;
 
@@ -32,7 +33,7 @@ const SPANS_PER_TRACE: usize = 50;
 /// Questions in one poll at most.
 const MAX_QUESTIONS: usize = 8;
 /// What is asked of a span besides its resource.
-const SELECTED: [&str; 7] = [
+const SELECTED: [&str; 10] = [
     "name",
     "status",
     "statusMessage",
@@ -40,6 +41,9 @@ const SELECTED: [&str; 7] = [
     "span.http.route",
     "span.http.request.method",
     "span.http.method",
+    "span.http.response.status_code",
+    "span.http.status_code",
+    "span.rpc.grpc.status_code",
 ];
 
 /// A Tempo server.
@@ -210,54 +214,35 @@ fn is_plain(name: &str) -> bool {
 
 fn stored(span: &Span, trace: TraceId, wanted: &BTreeSet<String>) -> Option<StoredSpan> {
     let id = u64::from_str_radix(&span.span_id, 16).ok()?;
-    let start = moment(span.start_time_unix_nano.parse().ok()?)?;
+    let begun: u64 = span.start_time_unix_nano.parse().ok()?;
     // Left out if it is zero.
     let nanos: u64 = span.duration_nanos.as_deref().unwrap_or("0").parse().ok()?;
-    let at = start
-        .checked_add(SignedDuration::from_nanos(i64::try_from(nanos).ok()?))
-        .ok()?;
-    let said: BTreeMap<&str, &str> = span.attributes.iter().filter_map(text).collect();
-    let failed = said.get("status") == Some(&"error");
-    let error = failed.then(|| SpanError {
-        kind: (*said.get("error.type").unwrap_or(&"error")).to_owned(),
-        message: (*said.get("statusMessage").unwrap_or(&"")).to_owned(),
-    });
-    let resource = wanted
-        .iter()
-        .filter_map(|name| Some((name.clone(), (*said.get(name.as_str())?).to_owned())))
-        .collect();
+    let mut read = Read {
+        trace: Some(trace.0),
+        name: span.name.as_str().into(),
+        kind: SERVER,
+        start: begun,
+        end: begun.checked_add(nanos)?,
+        ..Read::default()
+    };
+    let mut resource = BTreeMap::new();
+    for pair in &span.attributes {
+        match (pair.key.as_str(), told(pair)) {
+            ("name", Told::Text(name)) => read.name = name,
+            ("status", Told::Text(status)) => read.status = if status == "error" { FAILED } else { 0 },
+            ("statusMessage", Told::Text(message)) => read.status_message = message,
+            (name, Told::Text(text)) if wanted.contains(name) => {
+                resource.insert(name.to_owned(), text.into_owned());
+            }
+            (name, value) => read.attribute(name, value),
+        }
+    }
     Some(StoredSpan {
-        start,
+        start: moment(begun)?,
         id,
         span: ServerSpan {
-            at,
             resource,
-            operation: operation(span, &said),
-            seconds: at.duration_since(start).as_secs_f64(),
-            error,
-            trace,
+            ..read.server_span()?
         },
     })
-}
-
-/// The name, with the route where the name is only a method.
-fn operation(span: &Span, said: &BTreeMap<&str, &str>) -> String {
-    let name = match span.name.is_empty() {
-        true => said.get("name").copied().unwrap_or_default(),
-        false => &span.name,
-    };
-    match said.get("http.route") {
-        Some(route) if !name.contains([' ', '/']) => {
-            let method = said.get("http.request.method").or_else(|| said.get("http.method"));
-            format!("{} {route}", method.copied().unwrap_or(name))
-        }
-        _ => name.to_owned(),
-    }
-}
-
-fn text(pair: &KeyValue) -> Option<(&str, &str)> {
-    match pair.value.as_ref()?.value.as_ref()? {
-        any_value::Value::StringValue(text) => Some((&pair.key, text)),
-        _ => None,
-    }
 }

@@ -310,4 +310,9 @@ async fn a_store_that_is_away_is_a_note_and_not_a_condition() {
     }
     assert_eq!(sample.condition, Condition::BothSilent);
     assert_eq!(sample.notes[0].kind, NoMeasurementKind::Unreachable);
+    let said = &sample.sources[TRACES];
+    assert!(
+        said.starts_with("Jaeger at http://") && said.contains("cannot be reached"),
+        "{said}"
+    );
 }
