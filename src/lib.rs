@@ -40,6 +40,7 @@
 //! # Around them
 //! * [`clock`]: the one place that asks the machine for the time.
 //! * [`sim`]: the unchanged controller in virtual time, in a world where everything that can go wrong does.
+//! * [`replay`]: a past period judged again by the present settings.
 //! * [`demo`]: a service worth deploying, people who use it, and the story told by `wade demo`.
 //!
 //! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
@@ -56,6 +57,7 @@ pub mod judge;
 pub mod notify;
 pub mod plan;
 pub mod platforms;
+pub mod replay;
 pub mod signals;
 pub mod sim;
 pub mod smoke;

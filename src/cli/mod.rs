@@ -26,6 +26,7 @@ mod history;
 mod hold;
 mod job;
 mod judge;
+mod judge_simulate;
 mod man;
 mod manifest;
 mod observe;

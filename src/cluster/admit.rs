@@ -7,12 +7,13 @@ use super::find::Found;
 use super::probe::Probe;
 use crate::apiserver::value::{annotation, flag, label, name, resource_version, uid};
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
+use crate::engine::desired::instances;
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
 use crate::platforms::kubernetes::release::{Before, Isolation};
 use crate::platforms::kubernetes::template::{For, Obstacle};
 use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
-use crate::spec::{Faults, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
+use crate::spec::{Faults, Finish, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
 
 /// What is to be released, as the caller said it.
@@ -171,6 +172,7 @@ pub fn admit(
         metrics: probe.metrics.clone(),
         port: port(found, template),
         template_owner: managers::gitops_owner(deployment, &["spec", "template"]).map(|owner| owner.manager),
+        rolling: rollout.spec.finish == Finish::Rolling,
         manifest: ask.manifest.clone(),
     };
     let around = Circumstances {
@@ -202,7 +204,8 @@ pub fn admit(
     report
         .refusals
         .extend(refusals(rollout, found, ask, template, unchanged, &release, &plan));
-    warn(&mut report, found, probe, &release);
+    let most = most_pods(&plan, workload::replicas(deployment));
+    warn(&mut report, found, probe, &release, most);
     let version = |template: &Value| template::version_of(template, None);
     let revision = |id: String, template: &Value| Revision {
         id,
@@ -391,16 +394,27 @@ fn refusals(
             ));
         }
     }
-    let full = workload::replicas(deployment);
-    if let Err(why) = budget::quota_room(&found.quotas, template, full) {
+    let most = most_pods(plan, workload::replicas(deployment));
+    if let Err(why) = budget::quota_room(&found.quotas, template, most) {
+        let rolling = if release.rolling {
+            "begin with a smaller weight"
+        } else {
+            "let the Deployment's own rolling update end the release (`spec.finish: rolling`)"
+        };
         refusals.push(format!(
-            "there is no room for both versions: {why}; raise the quota, or scale deployment {own} down first"
+            "there is no room for both versions: {why}; raise the quota, {rolling}, or scale deployment {own} down first"
         ));
     }
     refusals
 }
 
-fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release) {
+/// The most pods that the canary has before the old ones go.
+pub fn most_pods(plan: &Plan, full: u32) -> u32 {
+    let sizes = plan.stages.iter().map(|stage| instances(stage.capacity, full));
+    sizes.max().unwrap_or(full)
+}
+
+fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release, most: u32) {
     // What may not be read is said with the other missing permissions.
     let unread = found
         .unread
@@ -414,8 +428,7 @@ fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release) {
         report.warnings.push(format!("no metrics of the pods: {why}"));
     }
     if !found.nodes.is_empty() {
-        let full = workload::replicas(&found.deployment);
-        if let Some(words) = budget::node_room(&found.nodes, &found.pods, &release.template, full).shortage() {
+        if let Some(words) = budget::node_room(&found.nodes, &found.pods, &release.template, most).shortage() {
             report.warnings.push(words);
         }
     }

@@ -1,6 +1,6 @@
 //! Carrying a release: hold the rollout's Lease, and drive the controller until the release is over or lost.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -352,7 +352,9 @@ impl Drive {
             &cluster.clock,
         )
         .waking(record.plan.look, &self.wake);
+        // A step that ends keeps nothing: what it knows of stable is what it sees itself, or what Prometheus remembers.
         let history = HistoryRecorder::new(record.plan.history.block.as_secs_f64());
+        let history = Arc::new(Mutex::new(history));
         let notices = self.notices.clone();
         let store = Guarded {
             store: Arc::clone(&self.store),

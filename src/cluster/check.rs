@@ -159,7 +159,7 @@ impl Check {
                 why: admission.report.facts.join("; "),
             },
             writers: writers(found, release),
-            room: room(found, release, replicas),
+            room: room(found, release, super::admit::most_pods(plan, replicas)),
             around: around(found, release),
             metrics: metrics(probe, plan),
             outlook: prospects(plan, probe),

@@ -312,9 +312,8 @@ fn exit_code(pod: &Value) -> Option<i32> {
 
 /// Why a pod's container does not run, where the kubelet says so.
 fn waits_for(pod: &Value) -> Option<String> {
-    let waiting = list(pod, "/status/containerStatuses")
-        .first()?
-        .pointer("/state/waiting")?;
+    let state = list(pod, "/status/containerStatuses").first()?.get("state")?;
+    let waiting = state.get("waiting").or_else(|| state.get("terminated"))?;
     let reason = text(waiting, "/reason");
     (!matches!(reason, "" | "ContainerCreating" | "PodInitializing")).then(|| {
         format!("{reason}: {}", text(waiting, "/message"))

@@ -145,7 +145,7 @@ pub struct Controller<P, S> {
     newer: Newer,
     urgent: Urgent,
     deploy_window: Option<bool>,
-    history: HistoryRecorder,
+    history: Recorder,
     epoch: u64,
     last_judge_write: Option<Timestamp>,
     judge_writes_every: jiff::SignedDuration,
@@ -167,7 +167,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     pub fn new(
         record: ReleaseRecord,
         epoch: u64,
-        history: HistoryRecorder,
+        history: Recorder,
         platform: P,
         signals: S,
         store: Arc<dyn Store>,
@@ -204,11 +204,6 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     /// Where the release is.
     pub fn state(&self) -> &State {
         &self.state
-    }
-
-    /// What was recorded of stable, to go on with after the release.
-    pub fn into_history(self) -> HistoryRecorder {
-        self.history
     }
 
     /// Says that a newer revision wants to be released; the plan says whether that ends this release.
@@ -334,13 +329,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     fn measure(&mut self, now: Timestamp) -> Option<Reading> {
         let mut sample = self.signals.take(now);
         self.sources.append(&mut sample.sources);
-        let stable_alone = self.state.split_of.is_none() || matches!(self.state.phase, Phase::Returning(..));
-        if stable_alone {
-            let seconds = seconds_of(now);
-            for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
-                self.history.record(seconds, &pod.pod, pod.requests, pod.errors);
-            }
-        }
+        record_stable(&self.history, &sample, now);
         let stage = self
             .state
             .split_of
@@ -355,7 +344,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let mut verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
+        let mut verdict = Box::new(record.judge.look_doubting(
+            t,
+            &with_limits(&sample.observation, &self.plan),
+            sample.doubt,
+        ));
         let of = |metric: &str| self.sources.get(metric.strip_suffix(LIMIT).unwrap_or(metric)).cloned();
         verdict.name_sources(of);
         self.course.push(t, &verdict);
@@ -377,14 +370,15 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             return;
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
-        let enough = self.history.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
+        let recorded = self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let enough = recorded.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
         // What the source remembers goes further back than what was recorded here.
         let history = self
             .signals
             .history()
             .filter(|_| self.plan.comparison == Comparison::WithStable);
         let record = self.judge.get_or_insert_with(|| {
-            let history = history.or_else(|| enough.then(|| self.history.history()));
+            let history = history.or_else(|| enough.then(|| recorded.history()));
             JudgeRecord {
                 judge: Judge::new(self.plan.judge.clone(), history.as_ref()),
                 stage,
@@ -613,6 +607,19 @@ fn missed(sample: &Sample, plan: &Plan, split: &Split) -> Option<f64> {
     };
     // At 100 % there is no stable to go by: silence is silence.
     (share.is_finite()).then(|| Some(sample.rates.stable? * share * plan.no_data.canary_silent.after.as_secs_f64()))?
+}
+
+/// What is known of stable's own instances; shared, so that whoever keeps it over restarts always has the newest.
+pub type Recorder = Arc<Mutex<HistoryRecorder>>;
+
+/// Records what stable's instances did, between releases and during them. They are compared with each other only, so it
+/// does not matter how much of the traffic a canary takes from all of them.
+pub fn record_stable(recorder: &Recorder, sample: &Sample, now: Timestamp) {
+    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    let seconds = seconds_of(now);
+    for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
+        recorder.record(seconds, &pod.pod, pod.requests, pod.errors);
+    }
 }
 
 /// Seconds since the epoch, for recorders that only need a clock that goes forward.

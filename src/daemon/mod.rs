@@ -23,7 +23,7 @@ pub mod views;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, broadcast};
@@ -31,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, stopwatch};
-use crate::controller::{Controller, Newer, Notice, Pass, Urgent, seconds_of};
+use crate::controller::{Controller, Newer, Notice, Pass, Recorder, Urgent, record_stable, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
@@ -40,8 +40,8 @@ use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
 use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
+use crate::signals::Signals;
 use crate::signals::traces::TraceHub;
-use crate::signals::{Side, Signals};
 use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
 use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
@@ -52,6 +52,10 @@ use rollouts::{Rollouts, Usable};
 const NOTICES: usize = 1024;
 /// How often stable is looked at between releases.
 const STEADY_LOOK: Duration = Duration::from_millis(500);
+/// How often what is known of stable is written down: so much of it a crash may cost.
+const KEEP_HISTORY: Duration = Duration::from_secs(60);
+/// What was recorded longer ago tells nothing about how stable behaves now.
+const HISTORY_WITHIN: Duration = Duration::from_secs(6 * 3600);
 /// How long whoever still uses the daemon may take to let go of it when it stops, and how often to look.
 const LET_GO: Duration = Duration::from_secs(5);
 /// See [`LET_GO`].
@@ -94,8 +98,8 @@ pub(crate) struct Managed {
     pub(crate) service: Arc<Service>,
     /// Something to do: a release was created.
     jobs: Notify,
-    /// What was recorded of stable; lent to the controller while a release runs.
-    history: Mutex<HistoryRecorder>,
+    /// What was recorded of stable, by the watch between releases and the controller during them.
+    history: Recorder,
     /// Requests per second lately.
     rate: Mutex<Option<f64>>,
     newer: Newer,
@@ -157,6 +161,7 @@ impl Daemon {
             stopping: CancellationToken::new(),
         });
         daemon.recover()?;
+        tokio::spawn(keep_histories(Arc::downgrade(&daemon)));
         Ok(daemon)
     }
 
@@ -208,7 +213,7 @@ impl Daemon {
         let managed = Arc::new(Managed {
             service,
             jobs: Notify::new(),
-            history: Mutex::new(HistoryRecorder::new(usable.history().block.as_secs_f64())),
+            history: Arc::new(Mutex::new(self.recorded(usable))),
             rate: Mutex::new(None),
             newer: Newer::default(),
             urgent: Urgent::default(),
@@ -220,6 +225,33 @@ impl Daemon {
         lock(&self.services).insert(name.to_owned(), Arc::clone(&managed));
         self.spawn(&managed);
         Ok(managed)
+    }
+
+    /// What was recorded of the service's stable revision before this daemon began, as far as it still tells something.
+    fn recorded(&self, usable: &Usable) -> HistoryRecorder {
+        let block_s = usable.history().block.as_secs_f64();
+        let kept = match self.store.kept_history(usable.name()) {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::warn!(service = usable.name(), %error, "what was recorded of stable is lost; it is watched anew");
+                None
+            }
+        };
+        let now = seconds_of(self.clock.now());
+        kept.and_then(|kept| kept.resumed(block_s, now, HISTORY_WITHIN.as_secs_f64()))
+            .unwrap_or_else(|| HistoryRecorder::new(block_s))
+    }
+
+    /// Writes down what is known of each service's stable revision.
+    fn keep_histories(&self) {
+        for managed in self.all_managed() {
+            let recorder = lock(&managed.history).clone();
+            let name = managed.service.name();
+            if let Err(error) = self.store.keep_history(name, &recorder, self.clock.now()) {
+                // Nothing stands still for it; the next minute tries again.
+                tracing::warn!(service = name, %error, "what was recorded of stable could not be kept");
+            }
+        }
     }
 
     /// Who was stable, who canary, and how requests were divided, as the record says.
@@ -312,7 +344,7 @@ impl Daemon {
             &self.traces,
             &self.client,
         );
-        let history = lock(&managed.history).clone();
+        let history = Arc::clone(&managed.history);
         let notices = self.notices.clone();
         let telling = self.tell(&record);
         managed.newer.clear();
@@ -346,7 +378,6 @@ impl Daemon {
             }
             Pass::Again(_) => {}
         }
-        *lock(&managed.history) = controller.into_history();
     }
 
     /// Tells whom the rollout names, beside the release.
@@ -387,10 +418,7 @@ impl Daemon {
             }
             let now = self.clock.now();
             let sample = signals.take(now);
-            let mut history = lock(&managed.history);
-            for pod in sample.pods.iter().filter(|pod| pod.side == Side::Stable) {
-                history.record(seconds_of(now), &pod.pod, pod.requests, pod.errors);
-            }
+            record_stable(&managed.history, &sample, now);
             *lock(&managed.rate) = sample.rates.stable;
         }
     }
@@ -470,6 +498,7 @@ impl Daemon {
     /// requests under way, then the processes if `stop_processes` says so.
     pub async fn stop(self: Arc<Self>, stop_processes: bool) {
         self.stopping.cancel();
+        self.keep_histories();
         let services = std::mem::take(&mut *lock(&self.services));
         for managed in services.values() {
             let task = lock(&managed.task).take();
@@ -492,6 +521,21 @@ impl Daemon {
             Some(supervisor) => supervisor.shutdown(how).await,
             None => tracing::warn!("a service is still in use; its processes are left running"),
         }
+    }
+}
+
+/// Keeps what is known of stable every minute, until the daemon is gone.
+async fn keep_histories(daemon: Weak<Daemon>) {
+    let mut ticks = tokio::time::interval(KEEP_HISTORY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let Some(daemon) = daemon.upgrade() else { return };
+        if daemon.stopping.is_cancelled() {
+            return;
+        }
+        daemon.keep_histories();
     }
 }
 

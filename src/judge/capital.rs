@@ -84,7 +84,12 @@ impl Mix {
 
     /// Adds a window's ln e to each bet: `gain(alternative)` over the grid.
     pub(crate) fn add(&mut self, grid: &[f64], gain: impl Fn(f64) -> f64) {
-        for (open, alternative) in self.open.iter_mut().zip(grid) {
+        self.add_after(0, grid, gain);
+    }
+
+    /// The same for the bets after the first `skipped`, whose alternatives are on another grid.
+    pub(crate) fn add_after(&mut self, skipped: usize, grid: &[f64], gain: impl Fn(f64) -> f64) {
+        for (open, alternative) in self.open.iter_mut().skip(skipped).zip(grid) {
             *open += gain(*alternative);
         }
     }
@@ -111,8 +116,8 @@ fn capped(gain: f64, cap: Option<f64>) -> f64 {
 
 /// The cap with which `blocks` blocks must agree before a component of this weight reaches its level from the start.
 /// `None` (nothing to cap) for a component without weight: it decides nothing.
-pub(crate) fn cap_for(level: f64, weight: f64, blocks: u32, start: f64) -> Option<f64> {
-    let cap = (1.0 / (level * weight * start)).ln() / f64::from(blocks) * CAP_SLACK;
+pub(crate) fn cap_for(level: f64, weight: f64, blocks: f64, start: f64) -> Option<f64> {
+    let cap = (1.0 / (level * weight * start)).ln() / blocks * CAP_SLACK;
     cap.is_finite().then_some(cap)
 }
 

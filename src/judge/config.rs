@@ -20,6 +20,9 @@ pub struct Config {
     pub burst_window_s: f64,
     /// Block length in seconds of the severe channel, which finds a canary that is down.
     pub severe_block_s: f64,
+    /// How many of these blocks must agree; with a fraction the last one need not be full.
+    #[serde(default = "severe_blocks")]
+    pub severe_blocks: f64,
     /// How many blocks must agree before a neutral judge can fail a canary.
     pub min_blocks: u32,
     /// Shorter blocks for a stable whose history shows that it does not burst ([`History::shows_calm`]); without
@@ -69,13 +72,25 @@ impl Blocks {
 
 /// The shortest burst window of a calm stable. `wade judge simulate` shows what it costs and brings.
 pub const CALM_WINDOW_S: f64 = 4.0;
-/// The shortest block of the severe channel: three of these are how long a single pod may answer nothing.
-pub const FAST_SEVERE_BLOCK_S: f64 = 2.0;
+/// The shortest block of the severe channel.
+const FAST_SEVERE_BLOCK_S: f64 = 2.0;
+/// With these short blocks two are never enough, and the first requests of a third are: at 5 requests a second on the
+/// canary a whole third block would be the 8 s within which a canary that is down is to be found.
+const FAST_SEVERE_BLOCKS: f64 = 2.2;
 
-/// The severe channel's block where nobody says: it follows the measurements, every so many seconds, between
-/// [`FAST_SEVERE_BLOCK_S`] and METHOD.md's 5 s.
-pub fn severe_block_for(every_s: f64) -> f64 {
-    every_s.clamp(FAST_SEVERE_BLOCK_S, Config::default().severe_block_s)
+impl Config {
+    /// The severe channel where nobody says: its blocks follow the measurements, every so many seconds, from 2 s to
+    /// METHOD.md's 5 s.
+    #[must_use]
+    pub fn with_severe_blocks_for(mut self, every_s: f64) -> Self {
+        if every_s <= FAST_SEVERE_BLOCK_S {
+            self.severe_block_s = FAST_SEVERE_BLOCK_S;
+            self.severe_blocks = FAST_SEVERE_BLOCKS;
+        } else {
+            self.severe_block_s = self.severe_block_s.min(every_s);
+        }
+        self
+    }
 }
 
 /// One metric of the analysis.
@@ -142,6 +157,9 @@ pub struct LatencyConfig {
     pub max_increase: f64,
     /// The slowdown that must be excluded for a pass.
     pub pass_within: f64,
+    /// Besides that slowdown, the share of *all* traffic that may be slow after the next step, as for errors: the far
+    /// tail of a small canary would take many minutes to prove, and it hurts few. 0 is METHOD.md's rule.
+    pub pass_of_total_traffic: f64,
     /// Where stable's distribution is probed; the nearest bucket bounds are pinned at the end of warm-up.
     pub quantiles: Vec<f64>,
     /// Seconds from the canary's first traffic on during which latency is not judged.
@@ -210,6 +228,7 @@ impl Default for Config {
             beta: 0.05,
             burst_window_s: 15.0,
             severe_block_s: 5.0,
+            severe_blocks: severe_blocks(),
             min_blocks: 3,
             when_calm: None,
             epoch_s: 60.0,
@@ -261,6 +280,7 @@ impl Default for LatencyConfig {
         LatencyConfig {
             max_increase: 0.2,
             pass_within: 0.5,
+            pass_of_total_traffic: 0.0,
             quantiles: vec![0.5, 0.9, 0.99, 0.999],
             warmup_s: 60.0,
         }
@@ -293,4 +313,8 @@ impl Default for GaugeConfig {
 
 fn one() -> f64 {
     1.0
+}
+
+fn severe_blocks() -> f64 {
+    3.0
 }

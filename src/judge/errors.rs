@@ -22,8 +22,6 @@ use super::verdict::Seen;
 const SEVERE_SHARE: f64 = 0.1;
 /// Severe means: less than this share of stable's success ratio.
 const SEVERE_SUCCESS: f64 = 0.5;
-/// Blocks that must agree in the severe channel.
-const SEVERE_BLOCKS: u32 = 3;
 /// While baking, errors up to this share are never news.
 const BAKE_MIN_RATIO: f64 = 0.02;
 /// While baking, errors up to this many times what stable showed in the release are not news either.
@@ -77,7 +75,7 @@ impl Errors {
             weight,
             terms,
             main: terms.fail_mix(GRID_FAIL.len(), weight * (1.0 - SEVERE_SHARE)),
-            severe: terms.severe_mix(GRID_SEVERE.len(), weight * SEVERE_SHARE, SEVERE_BLOCKS),
+            severe: terms.severe_mix(GRID_SEVERE.len(), weight * SEVERE_SHARE),
             pass: terms.pass_mix(GRID_PASS.len()),
             pass_extra: 0.0,
             phi: dispersion.phi(),

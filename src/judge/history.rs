@@ -88,6 +88,20 @@ impl HistoryRecorder {
         }
     }
 
+    /// What was recorded before a pause, to go on with at `t_s`: `None` if it was recorded in blocks of another length.
+    /// Blocks that ended more than `most_s` before are forgotten, and so are those that a clock which was put back has not
+    /// reached yet.
+    #[must_use]
+    pub fn resumed(mut self, block_s: f64, t_s: f64, most_s: f64) -> Option<Self> {
+        if Self::new(block_s).block_s != self.block_s {
+            return None;
+        }
+        let began = |number: u64| number as f64 * self.block_s;
+        self.blocks
+            .retain(|block| began(block.number) <= t_s && began(block.number + 1) >= t_s - most_s);
+        Some(self)
+    }
+
     /// Adds what a pod did since it was last recorded; `t_s` is any clock in seconds that does not go back.
     /// Increments that make no sense, and times before the open block, are ignored.
     pub fn record(&mut self, t_s: f64, pod: &str, requests: f64, errors: f64) {
@@ -201,6 +215,25 @@ mod tests {
         assert!(!recorder.enough(2), "only one pod in the second block");
         let pods = vec![vec![(10.0, 2.0), (7.0, 0.0)], vec![(6.0, 1.0), (0.0, 0.0)]];
         assert_eq!(recorder.history(), History { block_s: 10.0, pods });
+    }
+
+    #[test]
+    fn a_recorder_goes_on_after_a_pause_without_what_is_too_old_or_in_the_future() {
+        let mut recorder = HistoryRecorder::new(10.0);
+        for block in 0..10 {
+            for pod in ["a", "b"] {
+                recorder.record(f64::from(block) * 10.0, pod, 5.0, 0.0);
+            }
+        }
+        let blocks = |most_s, t_s| {
+            let resumed = recorder.clone().resumed(10.0, t_s, most_s).unwrap();
+            resumed.blocks.iter().map(|block| block.number).collect::<Vec<_>>()
+        };
+        assert_eq!(recorder.clone().resumed(10.0, 95.0, 1e9), Some(recorder.clone()));
+        assert_eq!(blocks(30.0, 100.0), [6, 7, 8, 9]);
+        assert_eq!(blocks(1e9, 35.0), [0, 1, 2, 3], "the clock was put back");
+        assert_eq!(blocks(30.0, 1e6), [0u64; 0]);
+        assert_eq!(recorder.resumed(60.0, 95.0, 1e9), None, "other blocks");
     }
 
     #[test]

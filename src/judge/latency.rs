@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::capital::{Mix, block_number};
 use super::config::LatencyConfig;
 use super::dispersion::Dispersion;
-use super::evalue::{ODDS_FAIL, ODDS_PASS, Window, share};
+use super::evalue::{GRID_PASS, ODDS_FAIL, ODDS_PASS, Window, rate, share};
 use super::histogram::{Split, above, above_split, nearest_bound, quantile, split_below};
 use super::intake::{admit, histogram};
 use super::interval::Likelihood;
@@ -20,6 +20,8 @@ use super::planning;
 use super::terms::Terms;
 use super::verdict::{self, Counts, Seen, ThresholdEvidence};
 
+/// The most that the budget of a pass may allow the canary itself, as for errors.
+const PASS_EXTRA_MAX: f64 = 0.05;
 /// Stable requests that the pin needs.
 const MIN_PIN: f64 = 100.0;
 
@@ -29,6 +31,9 @@ pub(crate) struct Latency {
     config: LatencyConfig,
     weight: f64,
     terms: Terms,
+    /// The share of the canary's requests that may be slow besides, for a pass of this stage.
+    #[serde(default)]
+    pass_extra: f64,
     block: u64,
     /// The first histogram's bounds; others are dropped. Empty before.
     bounds: Vec<f64>,
@@ -83,6 +88,7 @@ impl Latency {
             config: config.clone(),
             weight,
             terms,
+            pass_extra: 0.0,
             block: 0,
             bounds: Vec::new(),
             phase: Phase::WarmUp {
@@ -96,14 +102,27 @@ impl Latency {
         }
     }
 
-    pub(crate) fn start_stage(&mut self) {
+    pub(crate) fn start_stage(&mut self, next_weight: f64) {
+        self.pass_extra = (self.config.pass_of_total_traffic / next_weight.max(1e-9)).min(PASS_EXTRA_MAX);
+        let fresh = self.pass_mix();
         if let Phase::Judging { thresholds, .. } = &mut self.phase {
             for threshold in thresholds {
-                threshold.pass = self.terms.pass_mix(ODDS_PASS.len());
+                threshold.pass = fresh.clone();
             }
         }
         self.stage = Sides::default();
         self.clear_shown();
+    }
+
+    pub(crate) fn start_bake(&mut self) {
+        self.start_stage(1.0);
+    }
+
+    /// What excludes the slowdown, and what excludes that more are slow than the budget has room for. Who is slower by
+    /// more than the budget is also slower than the slowdown allows, so both kinds of bets are fair against that.
+    fn pass_mix(&self) -> Mix {
+        let budgeted = if self.pass_extra > 0.0 { GRID_PASS.len() } else { 0 };
+        self.terms.pass_mix(ODDS_PASS.len() + budgeted)
     }
 
     pub(crate) fn look(&mut self, t_s: f64, sides: &Sides<Option<Increment>>, baking: bool) {
@@ -144,7 +163,7 @@ impl Latency {
                 let (canary, stable) = (with_total(n_c, seen.canary), with_total(n_s, seen.stable));
                 if let Some(window) = pair.push(canary.as_deref(), stable.as_deref()) {
                     for threshold in thresholds {
-                        threshold.compare(&window);
+                        threshold.compare(&window, self.pass_extra);
                     }
                 }
             }
@@ -242,7 +261,7 @@ impl Latency {
             bound,
             weight,
             fail,
-            pass: self.terms.pass_mix(ODDS_PASS.len()),
+            pass: self.pass_mix(),
             fail_split,
             pass_split,
             fail_guess: guess(fail_split),
@@ -321,7 +340,7 @@ impl Threshold {
     }
 
     /// Bets on a window: per side the requests, then the buckets.
-    fn compare(&mut self, window: &Sides<Vec<f64>>) {
+    fn compare(&mut self, window: &Sides<Vec<f64>>, pass_extra: f64) {
         let ((n_c, canary), (n_s, stable)) = (split_first(&window.canary), split_first(&window.stable));
         let x_c = above(canary, self.bound);
         let x_fail = above_split(stable, self.fail_split);
@@ -337,6 +356,11 @@ impl Threshold {
             .add(&ODDS_FAIL, |odds| share(against(x_fail), fail_guess, odds) / phi);
         self.pass
             .add(&ODDS_PASS, |odds| share(against(x_pass), pass_guess, odds) / phi);
+        if pass_extra > 0.0 {
+            self.pass.add_after(ODDS_PASS.len(), &GRID_PASS, |g| {
+                rate(against(x_pass), 1.0, pass_extra, g) / phi
+            });
+        }
         for (guess, x) in [(&mut self.fail_guess, x_fail), (&mut self.pass_guess, x_pass)] {
             guess[0] += x;
             guess[1] += n_s;

@@ -49,7 +49,7 @@ impl Signal {
     pub(crate) fn start_stage(&mut self, next_weight: f64) {
         match &mut self.state {
             State::Errors(errors) => errors.start_stage(next_weight),
-            State::Latency(latency) => latency.start_stage(),
+            State::Latency(latency) => latency.start_stage(next_weight),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
             // Traces speak about the release as a whole.
@@ -60,7 +60,7 @@ impl Signal {
     pub(crate) fn start_bake(&mut self) {
         match &mut self.state {
             State::Errors(errors) => errors.start_bake(),
-            State::Latency(latency) => latency.start_stage(),
+            State::Latency(latency) => latency.start_bake(),
             State::Gauge(gauge) => gauge.start_stage(),
             State::Objective(objective) => objective.start_stage(),
             State::Operations(_) => {}

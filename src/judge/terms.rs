@@ -17,6 +17,7 @@ pub(crate) struct Terms {
     pub(crate) beta: f64,
     pub(crate) block_s: f64,
     pub(crate) severe_block_s: f64,
+    pub(crate) severe_blocks: f64,
     pub(crate) min_blocks: u32,
     pub(crate) epoch_s: f64,
     pub(crate) phi0: Option<f64>,
@@ -36,6 +37,7 @@ impl Terms {
             beta: config.beta,
             block_s: blocks.burst_window_s,
             severe_block_s: config.severe_block_s,
+            severe_blocks: config.severe_blocks,
             min_blocks: blocks.min_blocks,
             epoch_s: config.epoch_s,
             phi0,
@@ -44,17 +46,17 @@ impl Terms {
 
     /// Bets that can fail the canary, for a component with this share of alpha.
     pub(crate) fn fail_mix(&self, bets: usize, weight: f64) -> Mix {
-        self.late_mix(bets, weight, self.min_blocks, self.block_s)
+        self.late_mix(bets, weight, f64::from(self.min_blocks), self.block_s)
     }
 
     /// The same on the short blocks of the severe channel.
-    pub(crate) fn severe_mix(&self, bets: usize, weight: f64, blocks: u32) -> Mix {
-        self.late_mix(bets, weight, blocks, self.severe_block_s)
+    pub(crate) fn severe_mix(&self, bets: usize, weight: f64) -> Mix {
+        self.late_mix(bets, weight, self.severe_blocks, self.severe_block_s)
     }
 
     /// Bets that can pass a stage: all money at once, beta for each metric, because all of them must agree.
     pub(crate) fn pass_mix(&self, bets: usize) -> Mix {
-        Mix::new(bets, cap_for(self.beta, 1.0, self.min_blocks, 1.0), 1.0, 0)
+        Mix::new(bets, cap_for(self.beta, 1.0, f64::from(self.min_blocks), 1.0), 1.0, 0)
     }
 
     /// Bets without a cap, one pair of gauges per `every_s`.
@@ -62,7 +64,7 @@ impl Terms {
         Mix::new(bets, None, START, epoch_blocks(self.epoch_s, every_s))
     }
 
-    fn late_mix(&self, bets: usize, weight: f64, blocks: u32, block_s: f64) -> Mix {
+    fn late_mix(&self, bets: usize, weight: f64, blocks: f64, block_s: f64) -> Mix {
         Mix::new(
             bets,
             cap_for(self.alpha, weight, blocks, START),

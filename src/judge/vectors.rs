@@ -204,7 +204,7 @@ fn caps_and_mixes_agree() {
     let vectors = vectors();
     for (i, c) in vectors.cap.iter().enumerate() {
         assert_near(
-            cap_for(c.level, c.weight, c.m, c.start_mass).unwrap(),
+            cap_for(c.level, c.weight, f64::from(c.m), c.start_mass).unwrap(),
             c.cap,
             &format!("cap {i}"),
         );

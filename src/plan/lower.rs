@@ -3,12 +3,12 @@
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
-    OperationsConfig, Tripwire, severe_block_for,
+    OperationsConfig, Tripwire,
 };
 use crate::judge::observation::TRACES;
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, GateRule, Limits, MetricSpec, MetricsEndpoint, Mode,
-    NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow,
+    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
+    Mode, NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow,
     Source, Span, Step, Strategy, StrategyChoice, TracesSpec, TrafficMatch, Weight, Workload, strategies::builtin,
 };
 
@@ -56,6 +56,8 @@ pub(crate) const QUIET_RPS: f64 = 1.0;
 const SMOKE_AGAIN: Span = Span::secs(10);
 const DEFAULT_DRAIN: Span = Span::secs(10);
 const CONFIRM_WITHIN: Span = Span::secs(10);
+/// The same where a platform rolls its instances first.
+const ROLLED_WITHIN: Span = Span::secs(60);
 
 /// Plans a release: `strategy`, `analysis` and `limits` are the resolved ones (rollout over strategy over nothing).
 pub fn lower(
@@ -116,6 +118,11 @@ pub fn lower(
         stages.iter_mut().for_each(share_by_instances);
     }
 
+    let rolling = spec.finish == Finish::Rolling && around.lane != Lane::FirstDeploy && found.is_some();
+    if rolling {
+        roll_last(&mut stages);
+    }
+
     let comparison = match (&around.lane, &around.stable_unfit) {
         (Lane::Emergency { .. }, _) => Comparison::LimitsOnly {
             reason: "an emergency release is not compared".to_owned(),
@@ -153,6 +160,7 @@ pub fn lower(
         judge: judge_config(analysis, &comparison),
         comparison,
         stages,
+        rolling,
         smoke: SmokePlan {
             tests: spec.smoke.clone(),
             tries: limits.smoke_tries.unwrap_or(3),
@@ -162,7 +170,7 @@ pub fn lower(
         ready_within: limits.ready.unwrap_or(Span::secs(300)),
         settle: limits.settle.unwrap_or(Span::secs(5)),
         drain_within,
-        confirm_within: CONFIRM_WITHIN,
+        confirm_within: if rolling { ROLLED_WITHIN } else { CONFIRM_WITHIN },
         gate_within,
         release_within: Span::secs(0),
         look: analysis.look.unwrap_or_else(|| usual_look(measure.source.as_ref())),
@@ -429,6 +437,14 @@ fn share_by_instances(stage: &mut Stage) {
     stage.capacity = stage.capacity.max(needed);
 }
 
+/// The bake gets no pods of its own: the platform rolls on from the size that was judged, at least a quarter.
+fn roll_last(stages: &mut [Stage]) {
+    if let Some((bake, before)) = stages.split_last_mut() {
+        let judged = before.iter().map(|stage| stage.capacity).max().unwrap_or_default();
+        bake.capacity = judged.max(Weight::from_permille(250).unwrap_or(Weight::FULL));
+    }
+}
+
 fn bake_stage(time: Span) -> Stage {
     Stage {
         kind: StageKind::Bake,
@@ -475,13 +491,13 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
     let defaults = Config::default();
     let every_s = measured_every(analysis).as_secs_f64();
     let written = analysis.burst_window.and_then(BurstWindow::span);
-    Config {
+    let config = Config {
         alpha: analysis.false_rollback.map_or(defaults.alpha, |share| share.fraction()),
         burst_window_s: written.map_or(defaults.burst_window_s, Span::as_secs_f64),
         when_calm: (analysis.burst_window == Some(BurstWindow::Auto)).then(|| Blocks::calm(every_s)),
         severe_block_s: analysis
             .severe_window
-            .map_or_else(|| severe_block_for(every_s), Span::as_secs_f64),
+            .map_or(defaults.severe_block_s, Span::as_secs_f64),
         min_stage_s: rule.min_stage.map_or(defaults.min_stage_s, Span::as_secs_f64),
         pass_early: early.is_some(),
         metrics: metrics
@@ -490,6 +506,11 @@ pub fn judge_config(analysis: &AnalysisSpec, comparison: &Comparison) -> Config 
             .chain(analysis.traces.as_ref().filter(|_| compare).map(traces_config))
             .collect(),
         ..defaults
+    };
+    if analysis.severe_window.is_some() {
+        config
+    } else {
+        config.with_severe_blocks_for(every_s)
     }
 }
 
@@ -541,6 +562,13 @@ pub const LIMIT: &str = " (limit)";
 /// The absolute limit used when there is no fair comparison and the user named none.
 const UNCOMPARED_MAX_ERRORS: f64 = 0.05;
 
+/// The share of all traffic that a fault still unseen may cost at the next weight, for errors and slowness alike.
+fn budget(early: &PassEarlyRule) -> f64 {
+    early
+        .errors_of_all_traffic
+        .map_or(ErrorsPass::default().of_total_traffic, |share| share.fraction())
+}
+
 fn metric_config(
     metric: &MetricSpec,
     early: &PassEarlyRule,
@@ -553,9 +581,6 @@ fn metric_config(
             times: 1.0 + defaults.allow_ratio,
             plus: defaults.allow_abs,
         });
-        let budget = early
-            .errors_of_all_traffic
-            .map_or(defaults.pass.of_total_traffic, |share| share.fraction());
         let compared = compare.then(|| MetricConfig {
             name: name.to_owned(),
             weight,
@@ -563,7 +588,7 @@ fn metric_config(
                 allow_ratio: allow.times - 1.0,
                 allow_abs: allow.plus,
                 pass: ErrorsPass {
-                    of_total_traffic: budget,
+                    of_total_traffic: budget(early),
                     ..defaults.pass
                 },
                 tripwire: tripwire.clone(),
@@ -618,6 +643,7 @@ fn metric_config(
                 kind: MetricKind::Latency(LatencyConfig {
                     max_increase: latency.allow.map_or(defaults.max_increase, |allow| allow.times - 1.0),
                     pass_within: early.latency.map_or(defaults.pass_within, |allow| allow.times - 1.0),
+                    pass_of_total_traffic: budget(early),
                     quantiles: quantiles.unwrap_or(defaults.quantiles),
                     warmup_s: latency.warmup.map_or(defaults.warmup_s, Span::as_secs_f64),
                 }),

@@ -41,6 +41,9 @@ pub struct Plan {
     pub comparison: Comparison,
     /// Stages in order; the last one is always the bake.
     pub stages: Vec<Stage>,
+    /// The platform's own rolling update makes the last shift, at the size of the stages before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolling: bool,
     /// Smoke tests, and how often and how long they may be tried.
     pub smoke: SmokePlan,
     /// For the new revision to become ready.

@@ -102,6 +102,14 @@ fn describe(plan: &Plan, stage: &Stage) -> String {
             format!("{}, {} to {}, ends when proven", stage.split, stage.min, stage.max)
         }
         StageKind::Judge => format!("{}, {}", stage.split, stage.max),
+        StageKind::Bake if plan.rolling => {
+            let bake = if stage.max.0.is_zero() {
+                String::new()
+            } else {
+                format!(", bake {}", stage.max)
+            };
+            format!("100% by the Deployment's own rolling update{bake}")
+        }
         StageKind::Bake if stage.max.0.is_zero() => "100%".to_owned(),
         StageKind::Bake => format!("100%, bake {} with the old revision warm", stage.max),
     }

@@ -36,12 +36,21 @@ pub fn http_client() -> Result<Client, ClientError> {
 /// # Errors
 /// [`ClientError`] if the certificates cannot be read.
 pub fn http_client_trusting(ca_pem: &[u8]) -> Result<Client, ClientError> {
-    let mut builder = builder().timeout(REQUEST_TIMEOUT);
-    if !ca_pem.is_empty() {
-        let certificates = reqwest::Certificate::from_pem_bundle(ca_pem).map_err(ClientError)?;
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(ClientError)
+    let certificates = match ca_pem {
+        [] => Vec::new(),
+        pem => reqwest::Certificate::from_pem_bundle(pem).map_err(ClientError)?,
+    };
+    let builder = || builder().timeout(REQUEST_TIMEOUT);
+    builder()
+        .tls_certs_merge(certificates.clone())
+        .build()
+        .or_else(|error| {
+            // A slim image has no certificates at all. Pods are asked by plain HTTP; whoever is asked by HTTPS is then
+            // refused one by one, by name.
+            tracing::info!(%error, "this machine trusts no certificates; only those that were given are trusted");
+            builder().tls_certs_only(certificates).build()
+        })
+        .map_err(ClientError)
 }
 
 /// What every client here has in common, without a limit on the whole request: for callers that follow a stream.

@@ -2,13 +2,15 @@
 //!
 //! The idea: a request must be counted by one source only, so a metric belongs to the router from the moment the
 //! router first measured it, and stays with it even while the router is away: its first difference afterwards covers
-//! the time in between, and adding the other source's would count those requests twice.
+//! the time in between, and adding the other source's would count those requests twice. That both count requests is of
+//! use all the same: where they do not agree ([`Agreement`]), somebody has to say so.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
 use crate::judge::observation::MetricName;
+use crate::signals::agreement::Agreement;
 use crate::signals::{Sample, Signals};
 
 /// The router's counters first, `scraped` for metrics that the router has not.
@@ -18,6 +20,7 @@ pub struct Merged<R, S> {
     scraped: S,
     /// Metrics that the router has measured at least once.
     owned: BTreeSet<MetricName>,
+    agreement: Agreement,
 }
 
 impl<R: Signals, S: Signals> Merged<R, S> {
@@ -27,6 +30,7 @@ impl<R: Signals, S: Signals> Merged<R, S> {
             router,
             scraped,
             owned: BTreeSet::new(),
+            agreement: Agreement::default(),
         }
     }
 
@@ -40,7 +44,11 @@ impl<R: Signals, S: Signals> Signals for Merged<R, S> {
     fn take(&mut self, now: Timestamp) -> Sample {
         let (router, scraped) = (self.router.take(now), self.scraped.take(now));
         self.owned.extend(router.observation.metrics.keys().cloned());
-        merge(router, scraped, &self.owned)
+        let doubt = self.agreement.look(now, &router, &scraped);
+        Sample {
+            doubt,
+            ..merge(router, scraped, &self.owned)
+        }
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {

@@ -13,6 +13,7 @@
 //! show warnings and cannot be told what a redirect means, so the transport is [`api`]'s own.
 
 pub mod api;
+pub mod past;
 mod query;
 
 #[cfg(test)]
@@ -198,9 +199,22 @@ pub async fn history(
     clock: &dyn Clock,
     span: SignedDuration,
 ) -> Result<Vec<PodHistory>, NoMeasurement> {
+    history_before(api, config, clock.now(), span).await
+}
+
+/// The same in the `span` before `end`.
+///
+/// # Errors
+/// As [`history`].
+pub async fn history_before(
+    api: &Api,
+    config: &PrometheusConfig,
+    end: Timestamp,
+    span: SignedDuration,
+) -> Result<Vec<PodHistory>, NoMeasurement> {
     let unusable = |error: PrometheusConfigError| NoMeasurement::new(NoMeasurementKind::Unusable, error.to_string());
     let blocks = (span.as_secs() / HISTORY_BLOCK.as_secs()).clamp(1, MAX_HISTORY_BLOCKS);
-    let end_secs = clock.now().as_second();
+    let end_secs = end.as_second();
     let begin_secs = end_secs - blocks * HISTORY_BLOCK.as_secs();
     let asked: Vec<Asked> = plan(config)
         .map_err(unusable)?

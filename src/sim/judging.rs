@@ -10,7 +10,11 @@
 //! who wants to know about their own replays its past.
 
 pub mod count;
+pub mod early;
+pub mod lines;
+pub mod promote;
 pub mod scenarios;
 pub mod service;
 pub mod settings;
+pub mod speed;
 pub mod trial;

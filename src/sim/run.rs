@@ -403,7 +403,7 @@ impl Driver<'_> {
         let controller = Controller::new(
             record,
             epoch,
-            history(self.case),
+            Arc::new(Mutex::new(history(self.case))),
             SimPlatform::new(self.shared.clone(), epoch),
             SimSignals::new(self.shared.clone(), epoch, now),
             Arc::new(store.clone()),

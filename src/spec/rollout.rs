@@ -86,6 +86,9 @@ pub struct RolloutSpec {
     /// When a release may begin. Going back is always allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Windows>,
+    /// How a release of a Deployment ends: with both revisions at full size, or by the Deployment's own rolling update.
+    #[serde(default, skip_serializing_if = "Finish::is_full")]
+    pub finish: Finish,
     /// How long each part may take; laid over the strategy's own.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
@@ -114,6 +117,26 @@ pub enum Mode {
     Enforce,
     /// Wade judges releases made by others and acts on nothing.
     Observe,
+}
+
+/// How a release of a Deployment ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Finish {
+    /// The new revision at full size before all traffic, the old one warm for the bake: room for both, and back in a
+    /// second.
+    #[default]
+    Full,
+    /// The new revision is handed over at the size of the last stage and the Deployment rolls the rest. For where there
+    /// is no room for both; going back from there is a rolling update too.
+    Rolling,
+}
+
+impl Finish {
+    /// Whether it is the default.
+    pub fn is_full(&self) -> bool {
+        *self == Self::Full
+    }
 }
 
 /// What carries a revision.

@@ -13,7 +13,7 @@ mod workload;
 use super::config::Config;
 use super::fault::{Fault, Path};
 use super::rollout::{
-    API_VERSION, AddressFrom, Freeze, GateSpec, Limits, Mode, NotifySpec, OpenWindow, Rollout, Step, Strategy,
+    API_VERSION, AddressFrom, Finish, Freeze, GateSpec, Limits, Mode, NotifySpec, OpenWindow, Rollout, Step, Strategy,
     StrategyChoice, StrategyFile, UrlFrom, Windows, Workload,
 };
 use super::values::Span;
@@ -74,6 +74,7 @@ pub fn validate(rollout: &Rollout) -> Vec<Fault> {
         check_windows(windows, &mut faults);
     }
     check_limits(&Path::of("spec.limits"), &spec.limits, &mut faults);
+    check_finish(rollout, &mut faults);
     check_notify(rollout, &mut faults);
     faults
 }
@@ -143,6 +144,13 @@ fn check_label(path: &Path, name: &str, faults: &mut Vec<Fault>) {
     {
         let fault = Fault::new(path.clone(), "this is not a usable name").found(format!("`{name}`"));
         faults.push(fault.help("write at most 63 lower-case letters, digits and `-`, like `check-out2`, with a letter or digit at both ends"));
+    }
+}
+
+fn check_finish(rollout: &Rollout, faults: &mut Vec<Fault>) {
+    if rollout.spec.finish == Finish::Rolling && matches!(rollout.spec.workload, Workload::Process(_)) {
+        let fault = Fault::new(Path::of("spec.finish"), "there is no rolling update on one machine");
+        faults.push(fault.found("`rolling`").help("leave it out, or write `full`"));
     }
 }
 

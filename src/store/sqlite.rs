@@ -20,6 +20,7 @@
 mod commands;
 mod data_dir;
 mod fault;
+mod histories;
 mod ledger;
 mod releases;
 mod retention;

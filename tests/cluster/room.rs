@@ -311,3 +311,63 @@ fn never_below_target(seen: &Evidence) {
         }
     }
 }
+
+/// Half of the pods judged, the rest by the Deployment's own rolling update.
+const ROLLING: Policy = Policy {
+    strategy: "canary: {steps: [{weight: 25%, max: 4s}, {weight: 50%, max: 4s}], bake: 3s}",
+    finish: "rolling",
+    ..SHORT
+};
+
+/// The sample application with room for two pods more than it has.
+async fn tight(test: &str) -> Trial {
+    let space = Space::new(test).await;
+    let sample = Sample {
+        over: json!({"spec": {"minReadySeconds": 3}}),
+        ..Sample::default()
+    };
+    space.deploy(&sample).await;
+    with_quota(&space, 6).await;
+    Trial::of(space, true).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn a_rolling_finish_needs_only_the_judged_pods_room() {
+    let trial = tight("rolling").await;
+    let step = trial.deploy("1.1", &ROLLING);
+    let seen = trial.end(step).await;
+    seen.exits_with(0);
+    seen.nothing_lost();
+    seen.never_below(4);
+    seen.nothing_left_but_the_record().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn an_abort_while_it_rolls_rolls_back() {
+    let trial = tight("rolling-back").await;
+    let step = trial.deploy("1.1", &ROLLING);
+    trial.weight_is(50).await;
+    // Some of the old pods are gone already.
+    let recorder = trial.recorder.clone();
+    let stable = trial.stable().to_owned();
+    eventually("the Deployment rolls", Duration::from_secs(60), || async {
+        let history = recorder.history();
+        let pods = history.present(Kind::Pod);
+        let left = pods
+            .iter()
+            .filter(|pod| text(pod, "/metadata/labels/pod-template-hash") == stable)
+            .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none());
+        (left.count() < 4).then_some(())
+    })
+    .await;
+    let abort = trial.wade(&["abort", "deployment/app", "--reason", "not this one"]);
+    let aborted = abort.ends(Duration::from_secs(90)).await;
+    assert_eq!(aborted.code(), Some(0), "{}", aborted.output());
+    let seen = trial.end(step).await;
+    seen.exits_with(4);
+    seen.nothing_lost();
+    seen.never_below(4);
+    seen.everything_as_before().await;
+}

@@ -5,7 +5,7 @@ use std::fmt;
 use anstyle::{AnsiColor, Style};
 use jiff::SignedDuration;
 
-use super::numbers::{clean, clock};
+use super::numbers::{clean, clock, wrapped};
 
 /// Where the text begins; further lines of it are indented to here.
 const TEXT_AT: usize = 17;
@@ -80,6 +80,16 @@ impl Line {
     /// The line with the escape sequences of its tone; the printer takes them out where nobody can see colours.
     pub fn styled(&self) -> String {
         self.compose(self.tone.style())
+    }
+
+    /// The line broken to the width of a page.
+    #[must_use]
+    pub fn fitted(mut self) -> Self {
+        let label = clean(&self.label).chars().count();
+        // A long label moves its first line to the right; what follows stands in its column.
+        let text = wrapped(&self.text, TEXT_AT + label.saturating_sub(8), "");
+        self.text = text.lines().map(str::trim_start).collect::<Vec<_>>().join("\n");
+        self
     }
 
     fn compose(&self, style: Style) -> String {

@@ -102,6 +102,40 @@ pub fn seconds(secs: f64) -> String {
     }
 }
 
+/// The width that whole pages are written for.
+pub const PAGE: usize = 80;
+
+/// Text broken between words so that it fits a page when its first line begins in column `at`; the lines that follow are
+/// indented to the same column and begin with `mark`. A word that is longer than a line stays whole: it may be an address.
+pub fn wrapped(text: &str, at: usize, mark: &str) -> String {
+    let mut out = String::new();
+    for (index, line) in text.lines().enumerate() {
+        if index > 0 {
+            out.push_str(&format!("\n{:at$}{mark}", ""));
+        }
+        let mut length = at + if index > 0 { mark.chars().count() } else { 0 };
+        let mut begun = false;
+        // A number stays with its unit.
+        let kept = line.replace(" %", "\u{a0}%").replace(" to 1", "\u{a0}to\u{a0}1");
+        for word in kept.split(' ') {
+            let more = word.chars().count();
+            if begun && length + 1 + more > PAGE {
+                out.push_str(&format!("\n{:at$}{mark}", ""));
+                length = at + mark.chars().count();
+                begun = false;
+            }
+            if begun {
+                out.push(' ');
+                length += 1;
+            }
+            out.push_str(&word.replace('\u{a0}', " "));
+            length += more;
+            begun = true;
+        }
+    }
+    out
+}
+
 /// `1 pod`, `4 pods`.
 pub fn counted(number: u64, noun: &str) -> String {
     if number == 1 {
@@ -166,6 +200,20 @@ mod tests {
             ["212 ms", "2.5 s", "0 ms"]
         );
         assert_eq!([counted(1, "fault"), counted(1200, "pod")], ["1 fault", "1,200 pods"]);
+    }
+
+    #[test]
+    fn long_text_is_broken_between_words() {
+        let long = ["word"; 30].join(" ");
+        for line in format!("{:10}{}", "", wrapped(&long, 10, "")).lines() {
+            assert!(
+                line.chars().count() <= PAGE && line.starts_with("          word"),
+                "{line:?}"
+            );
+        }
+        let address = format!("at {}", "x".repeat(100));
+        assert_eq!(wrapped(&address, 4, ""), format!("at\n    {}", "x".repeat(100)));
+        assert_eq!(wrapped("one\ntwo", 2, "| "), "one\n  | two");
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
-use super::chart::{bars, points};
-use super::evidence::figures;
+use super::chart::{chart, since_start};
+use super::evidence::{figures, range, whole};
 use super::status::{head, history, service, services};
 use super::table::table;
 use super::timeline::{Context, Timeline, record_lines};
@@ -16,10 +16,12 @@ use crate::daemon::api::{InstanceView, RevisionView, RolloutView, Started};
 use crate::daemon::views::summary;
 use crate::engine::{Actor, Cause, Entry, Event, Outcome, Phase, Proof, TrafficOn, replay};
 use crate::judge::verdict::{Counts, MetricEvidence, Seen};
-use crate::judge::{Call, Interval, Sides, Verdict};
+use crate::judge::{Call, Course, Interval, Sides, Verdict};
 use crate::plan::{Circumstances, Plan, Split, lower};
 use crate::spec::{Weight, read_rollout, resolve};
 use crate::store::{Pipeline, ReleaseKey, ReleaseRecord, Revision};
+
+mod verdicts;
 
 const ROLLOUT: &str = "\
 apiVersion: wade.dev/v1alpha1
@@ -102,6 +104,28 @@ fn verdict(call: Call, canary: (f64, f64), stable: (f64, f64), ln_e: f64, reason
     }
 }
 
+/// The way to the last of these verdicts, as looks every second of a minute would have left it.
+fn course(verdicts: &[(u64, Verdict)]) -> Course {
+    let mut course = Course::default();
+    let Some((_, last)) = verdicts.last() else {
+        return course;
+    };
+    for second in 0..30 {
+        let share = f64::from(second + 1) / 30.0;
+        let mut verdict = last.clone();
+        verdict.evidence *= share * share;
+        for metric in &mut verdict.metrics {
+            if let Seen::Errors { release, .. } = &mut metric.seen {
+                for (side, late) in [(&mut release.canary, share), (&mut release.stable, 1.0)] {
+                    *side = Counts::new(side.total * share, side.bad * share * late);
+                }
+            }
+        }
+        course.push(14.0 + f64::from(second), &verdict);
+    }
+    course
+}
+
 /// A release of 1.4.2 over 1.4.1 with these events: seconds, event, reason.
 fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> ReleaseRecord {
     let history: Vec<Entry> = (1..)
@@ -134,7 +158,7 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
         history,
         judge: None,
         verdict: verdicts.last().map(|(_, verdict)| Box::new(verdict.clone())),
-        course: Default::default(),
+        course: course(verdicts),
         by: Actor::named("ann"),
         reason: Some("faster carts".to_owned()),
         deploy_window: None,
@@ -412,15 +436,6 @@ go back  wade abort checkout
         head("checkout", "", &started),
         "checkout 1.4.2\nfound    revision 1.4.2 serves already; nothing to do\n"
     );
-}
-
-#[test]
-fn bars_are_longest_at_the_top_and_whatever_is_not_zero_shows() {
-    let chart = bars(&points(&rolled_back()));
-    let lines: Vec<&str> = chart.lines().collect();
-    assert_eq!(lines[0], format!("00:41  canary  {} 30.3 %", "█".repeat(40)));
-    assert_eq!(lines[1], "       stable  ▏ 0.1 %");
-    assert_eq!(bars(&[]), "");
 }
 
 #[test]

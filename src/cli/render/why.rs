@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use jiff::tz::TimeZone;
 
-use super::chart::{bars, points};
+use super::chart::{chart, since_start};
 use super::evidence::whole;
-use super::numbers::{clean, length, moment};
+use super::numbers::{clean, length, moment, wrapped};
 use super::timeline::{headline, record_lines, users};
 use crate::plan::{Comparison, Lane};
 use crate::store::ReleaseRecord;
@@ -21,6 +21,7 @@ pub fn why(record: &ReleaseRecord, zone: &TimeZone, colour: bool) -> String {
         out.push_str("  nothing yet\n");
     }
     for line in lines {
+        let line = line.fitted();
         let _ = writeln!(out, "{}", if colour { line.styled() } else { line.to_string() });
     }
     if let Some(traffic_on) = record.state.stuck {
@@ -32,11 +33,11 @@ pub fn why(record: &ReleaseRecord, zone: &TimeZone, colour: bool) -> String {
         );
     }
     if let Some(verdict) = &record.verdict {
-        let _ = write!(out, "\nlast verdict   {}", clean(&whole(verdict)));
-    }
-    let chart = bars(&points(record));
-    if !chart.is_empty() {
-        let _ = write!(out, "\nfailed requests, where a verdict decided something\n{chart}");
+        let _ = write!(out, "\nlast verdict   {}", whole(verdict));
+        let chart = chart(&record.course, verdict.needed, since_start);
+        if !chart.is_empty() {
+            let _ = write!(out, "\n{chart}");
+        }
     }
     out
 }
@@ -52,7 +53,9 @@ fn head(out: &mut String, record: &ReleaseRecord, zone: &TimeZone) {
         .outcome()
         .map_or_else(|| record.state.phase.label(), headline);
     let mut say = |label: &str, text: String| {
-        let _ = writeln!(out, "{label:<10}{}", clean(&text).replace('\n', " "));
+        let text = clean(&text).replace('\n', " ");
+        let at = label.chars().count().max(9) + 1;
+        let _ = writeln!(out, "{label:<9} {}", wrapped(&text, at, ""));
     };
     say(
         &record.key.rollout,

@@ -99,6 +99,9 @@ impl Case<'_> {
                     settle.filter(|at| *at > self.now).or(by(plan.ready_within)),
                 )
             }
+            Phase::Shifting { stage } if plan.rolling && *stage == plan.bake() => {
+                ("the Deployment rolls the rest".to_owned(), None)
+            }
             Phase::Shifting { stage } => (
                 format!("waiting for the router to confirm {}", plan.stages[*stage].split),
                 None,

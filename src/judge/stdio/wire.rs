@@ -15,6 +15,7 @@ struct WireConfig {
     beta: f64,
     burst_window: f64,
     severe_block: f64,
+    severe_blocks: f64,
     min_blocks: u32,
     epoch: f64,
     min_step: f64,
@@ -88,6 +89,43 @@ pub(crate) struct Look {
     stable: Option<Arm>,
 }
 
+/// A look with its type and run; names that need no escapes, or they are read the long way.
+#[derive(Deserialize)]
+struct NamedLook<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    run: &'a str,
+    t: f64,
+    step: Option<u32>,
+    step_start: Option<f64>,
+    next_weight: Option<f64>,
+    canary: Option<Arm>,
+    stable: Option<Arm>,
+}
+
+/// Type, run and look of a line that is one; `None` if it is something else, or nothing at all.
+pub(crate) fn named_look(line: &[u8]) -> Option<(&str, &str, Look)> {
+    let NamedLook {
+        kind,
+        run,
+        t,
+        step,
+        step_start,
+        next_weight,
+        canary,
+        stable,
+    } = serde_json::from_slice(line).ok()?;
+    let look = Look {
+        t,
+        step,
+        step_start,
+        next_weight,
+        canary,
+        stable,
+    };
+    Some((kind, run, look))
+}
+
 #[derive(Deserialize)]
 struct Arm {
     requests: f64,
@@ -110,6 +148,7 @@ impl Default for WireConfig {
             beta,
             burst_window_s,
             severe_block_s,
+            severe_blocks,
             min_blocks,
             epoch_s,
             min_stage_s,
@@ -120,6 +159,7 @@ impl Default for WireConfig {
             beta,
             burst_window: burst_window_s,
             severe_block: severe_block_s,
+            severe_blocks,
             min_blocks,
             epoch: epoch_s,
             min_step: min_stage_s,
@@ -133,6 +173,21 @@ impl Default for WireConfig {
 
 fn one() -> f64 {
     1.0
+}
+
+/// The judge's settings that a `start` line's `config` means; null for the defaults. Metrics are named by their kind.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn config(words: &Value) -> Result<Config, serde_json::Error> {
+    let wire = Option::<WireConfig>::deserialize(words)?.unwrap_or_default();
+    let mut config = wire.translated();
+    for metric in &mut config.metrics {
+        if let Some((kind, _)) = metric.name.rsplit_once('-') {
+            metric.name = kind.to_owned();
+        }
+    }
+    Ok(config)
 }
 
 impl WireConfig {
@@ -157,6 +212,7 @@ impl WireConfig {
             severe_block_s: self.severe_block,
             min_blocks: self.min_blocks,
             when_calm: None,
+            severe_blocks: self.severe_blocks,
             epoch_s: self.epoch,
             min_stage_s: self.min_step,
             pass_early: self.pass_early,
@@ -200,6 +256,7 @@ impl WireMetric {
                 let config = LatencyConfig {
                     max_increase: max_increase.unwrap_or(default.max_increase),
                     pass_within: pass_within.unwrap_or(default.pass_within),
+                    pass_of_total_traffic: default.pass_of_total_traffic,
                     quantiles: quantiles.unwrap_or(default.quantiles),
                     warmup_s: warmup.unwrap_or(default.warmup_s),
                 };

@@ -22,7 +22,7 @@ use crate::apiserver::view::View;
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch, Selection};
 use crate::clock::Clock;
 use crate::engine::desired::instances;
-use crate::engine::{Action, Presence, World};
+use crate::engine::{Action, Diagnosis, Presence, World};
 use crate::plan::{ALL_STABLE, SmokePlan, Split};
 use crate::platforms::smoking::SmokeRuns;
 use crate::platforms::{Platform, PlatformError};
@@ -180,7 +180,12 @@ impl KubernetesPlatform {
             diagnosis: look
                 .set
                 .as_ref()
-                .and_then(|set| diagnosis::diagnose(set, pods, &events, &self.logs, now)),
+                .and_then(|set| diagnosis::diagnose(set, pods, &events, &self.logs, now))
+                // While the Deployment rolls, a pod that is leaving still counts; its controller tries again.
+                .map(|found| Diagnosis {
+                    fatal: found.fatal && !(look.was_given() && found.kind == diagnosis::QUOTA_EXCEEDED),
+                    ..found
+                }),
         }
     }
 
@@ -409,6 +414,8 @@ impl Platform for KubernetesPlatform {
             self.admits(deployment)?;
         }
         match action {
+            // It rolls, as it should.
+            Action::Hold if look.was_given() => Ok(()),
             Action::Hold => self.hold(&look).await,
             Action::Canary { capacity } => {
                 // Past the point of no return its size is the Deployment's business.
@@ -417,11 +424,23 @@ impl Platform for KubernetesPlatform {
                 }
                 self.canary(&look, instances(*capacity, look.full())).await
             }
+            Action::Route(split) if release.rolling && split.weight.is_full() => {
+                self.wanted = Some(split.clone());
+                self.roll(&look).await
+            }
             Action::Route(split) => {
-                if look.is_given() {
+                if look.is_given() && !(release.rolling && *split == ALL_STABLE) {
                     return Ok(());
                 }
                 self.wanted = Some(split.clone());
+                if *split == ALL_STABLE && self.roll_back(&look).await? {
+                    // Without a route its pods serve until they go: taking them away at once would leave too few.
+                    return if release.routes.is_empty() {
+                        Ok(())
+                    } else {
+                        self.divide(&look, split).await
+                    };
+                }
                 self.divide(&look, split).await?;
                 if *split == ALL_STABLE {
                     self.brake(&look).await

@@ -96,6 +96,9 @@ pub fn diagnose<P: Borrow<Value>, E: Borrow<Value>>(
     })
 }
 
+/// The kind of a diagnosis that there is no quota left for a pod.
+pub const QUOTA_EXCEEDED: &str = "quotaExceeded";
+
 /// What can be wrong, the worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Problem {
@@ -123,7 +126,7 @@ enum Problem {
 impl Problem {
     const fn label(self) -> &'static str {
         match self {
-            Self::QuotaExceeded => "quotaExceeded",
+            Self::QuotaExceeded => QUOTA_EXCEEDED,
             Self::AdmissionDenied => "admissionDenied",
             Self::PermissionDenied => "permissionDenied",
             Self::CannotCreatePods => "cannotCreatePods",

@@ -9,7 +9,9 @@ use super::release::{Release, RouteKind, RouteRef};
 use super::route::{self, Observed};
 use super::{HASH, managers, share, workload};
 use crate::apiserver::Kind;
-use crate::apiserver::value::{annotation, condition, controller, count, flag, is_ready, label, list, text, uid};
+use crate::apiserver::value::{
+    annotation, condition, controller, count, flag, is_controlled_by, is_ready, label, list, text, uid,
+};
 use crate::apiserver::view::View;
 use crate::engine::{Interference, RouteFact};
 use crate::plan::{ALL_STABLE, Split};
@@ -149,6 +151,18 @@ impl<'a> Look<'a> {
         workload::is_newest(set, deployment)
     }
 
+    /// Whether the canary's ReplicaSet is the Deployment's, its newest or not: it was handed over at partial size.
+    pub(super) fn was_given(&self) -> bool {
+        match (&self.deployment, &self.set) {
+            (Some(deployment), Some(set)) => {
+                // One that is to be taken over is the Deployment's to begin with, and empty.
+                let has_pods = count(set, "/spec/replicas") > 0 || !self.canary_pods.is_empty();
+                self.release.rolling && is_controlled_by(set, deployment) && (has_pods || !self.release.takes_over)
+            }
+            _ => false,
+        }
+    }
+
     /// Given, whole, and nothing of stable is wanted any more.
     pub(super) fn is_adopted(&self) -> bool {
         match (&self.deployment, &self.set) {
@@ -167,7 +181,14 @@ impl<'a> Look<'a> {
         } else {
             self.routed()
         };
-        if fact.split == Some(ALL_STABLE) && self.is_given() {
+        if self.was_given() {
+            // Both revisions are behind the Services: who gets what is known again when one of them is gone.
+            fact.split = match (self.is_adopted(), self.canary_pods.is_empty()) {
+                (true, _) => Some(Split::weight(Weight::FULL)),
+                (false, true) => fact.split.filter(|split| *split == ALL_STABLE),
+                (false, false) => None,
+            };
+        } else if fact.split == Some(ALL_STABLE) && self.is_given() {
             fact.split = Some(Split::weight(Weight::FULL));
         }
         if fact.conflict.is_none() && wanted.is_some_and(Split::reaches_canary) && !self.is_given() {
@@ -256,7 +277,9 @@ impl<'a> Look<'a> {
             return ALL_STABLE;
         }
         let stable = self.stable_pods.len() as u32;
-        match wanted {
+        // Where the Deployment rolls the rest, all the canary's pods beside stable's are not everybody.
+        let told = |split: &&Split| !(self.release.rolling && split.weight.is_full());
+        match wanted.filter(told) {
             Some(split) if self.serving_for(split.weight) == serving => split.clone(),
             _ => Split::weight(share::weight_of(serving, stable)),
         }

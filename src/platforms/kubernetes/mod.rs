@@ -23,6 +23,7 @@ mod look;
 pub mod managers;
 pub mod reach;
 pub mod release;
+mod rolling;
 pub mod route;
 pub mod share;
 pub mod signals;

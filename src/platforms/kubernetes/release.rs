@@ -48,6 +48,9 @@ pub struct Release {
     /// Who owns the template by server-side apply, if it is not ours to put back (Argo CD, Flux, Helm).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template_owner: Option<String>,
+    /// The Deployment's own rolling update ends the release, for want of room for both revisions at full size.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolling: bool,
     /// The manifest that was handed in, applied whole once its template serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Value>,

@@ -404,7 +404,8 @@ impl KubernetesPlatform {
         if !self.clear_routes(look, false).await? {
             return Ok(());
         }
-        if let Some(set) = &look.set {
+        // One that was handed over at partial size stays in the Deployment's history, empty.
+        if let Some(set) = look.set.as_ref().filter(|_| !look.was_given()) {
             match (&look.deployment, release.takes_over) {
                 (Some(deployment), true) => {
                     self.ensure(Kind::ReplicaSet, name(set), |object| {

@@ -3,6 +3,8 @@
 //! [`Ground::settle`] plays Kubernetes' controllers: pods for ReplicaSets, endpoints for Services, a gateway that takes
 //! every route, and a Deployment that adopts what matches it.
 
+mod rolling;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +132,7 @@ impl Ground {
             metrics: None,
             port: Some(8080),
             template_owner: None,
+            rolling: false,
             manifest: None,
         };
         Self::over(fake, release).await
@@ -407,11 +410,9 @@ async fn the_pods_that_were_judged_are_the_pods_that_serve() {
     assert_eq!(uids(&canary_pods(&ground)), uids(&judged), "the same pods");
     assert!(canary_pods(&ground).iter().all(|pod| label(pod, "app") == Some("app")));
     let deployment = ground.deployment();
-    assert_eq!(deployment["spec"].get("paused"), None);
-    assert_eq!(
-        deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"],
-        json!("25%")
-    );
+    let spec = &deployment["spec"];
+    assert_eq!(spec.get("paused"), None);
+    assert_eq!(spec["strategy"]["rollingUpdate"]["maxSurge"], json!("25%"));
     assert_eq!(deployment["spec"]["revisionHistoryLimit"], json!(10));
     assert_eq!(
         (annotation(&deployment, RELEASE), annotation(&deployment, EPOCH)),

@@ -375,19 +375,58 @@ pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patc
     let given = match controller(set) {
         Some((_, _, owner)) => owner == uid(deployment),
         // Nobody's, and waiting to be adopted.
-        None => count(set, "/spec/replicas") == full,
+        None => release.rolling || count(set, "/spec/replicas") == full,
     };
     if given {
         return None;
     }
+    let size = if release.rolling {
+        count(set, "/spec/replicas")
+    } else {
+        full
+    };
     Some(Patch::Merge(json!({
         "metadata": {
             "resourceVersion": resource_version(set),
             "ownerReferences": null,
             "annotations": { DESIRED_REPLICAS: full.to_string(), MAX_REPLICAS: (2 * full).to_string() },
         },
-        "spec": { "replicas": full, "template": { "metadata": { "labels": isolating(release, true) } } },
+        "spec": { "replicas": size, "template": { "metadata": { "labels": isolating(release, true) } } },
     })))
+}
+
+/// Before a hand over at partial size: the Deployment may have just as many pods too many as there are canary pods.
+pub fn surge(deployment: &Value, extra: u32) -> Option<Patch> {
+    let mut changes = Changes::of(deployment);
+    if deployment.pointer("/spec/strategy/rollingUpdate/maxSurge") != Some(&json!(extra)) {
+        changes.set("/spec/strategy/rollingUpdate/maxSurge", json!(extra));
+    }
+    changes.patch()
+}
+
+/// After it: the Deployment rolls the rest, as long as its template is what was judged.
+pub fn let_roll(deployment: &Value, release: &Release) -> Option<Patch> {
+    let mut changes = Changes::of(deployment);
+    if flag(deployment, "/spec/paused") && is_ours(deployment, release) {
+        changes.set("/spec/paused", json!(false));
+    }
+    changes.patch()
+}
+
+/// The Deployment rolls back to stable's template.
+pub fn rolled_back(deployment: &Value, stable: &Value, release: &Release) -> Option<Patch> {
+    let mut changes = Changes::of(deployment);
+    if is_ours(deployment, release) {
+        changes.set("/spec/template", super::template::without_hash(stable));
+        changes.set("/spec/paused", json!(false));
+    }
+    changes.patch()
+}
+
+/// Whether the Deployment is held by this release and has its template.
+fn is_ours(deployment: &Value, release: &Release) -> bool {
+    held(deployment).is_some_and(|held| held.number == release.number)
+        && super::template::same(&deployment["spec"]["template"], &release.template)
 }
 
 /// Whether a ReplicaSet is the Deployment's own and newest one.
@@ -413,10 +452,8 @@ pub fn is_adopted(deployment: &Value, set: &Value, stable: Option<&Value>) -> bo
 pub fn unjammed(deployment: &Value, set: &Value, release: &Release) -> Option<Patch> {
     let seen = count(deployment, "/status/observedGeneration") >= count(deployment, "/metadata/generation");
     let jammed = seen && flag(deployment, "/spec/paused") && count(set, "/spec/replicas") != replicas(deployment);
-    let ours = held(deployment).is_some_and(|held| held.number == release.number)
-        && super::template::same(&deployment["spec"]["template"], &release.template);
     let mut changes = Changes::of(deployment);
-    if jammed && ours {
+    if jammed && is_ours(deployment, release) {
         changes.set("/spec/paused", json!(false));
     }
     changes.patch()

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::{SignedDuration, Timestamp};
 use prometheus_http_query::response::{Data, PromqlResult};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
@@ -164,6 +165,34 @@ impl Api {
         self.ask("api/v1/query", &[("query", query)]).await
     }
 
+    /// Evaluates `query` at a moment of the past.
+    ///
+    /// # Errors
+    /// As [`instant`](Self::instant).
+    pub async fn instant_at(&self, query: String, at: Timestamp) -> Result<Data, NoMeasurement> {
+        self.ask("api/v1/query", &[("query", query), ("time", unix(at))]).await
+    }
+
+    /// Evaluates `query` every `step` from `start` to `end`, to the millisecond.
+    ///
+    /// # Errors
+    /// As [`instant`](Self::instant).
+    pub async fn range_at(
+        &self,
+        query: String,
+        start: Timestamp,
+        end: Timestamp,
+        step: SignedDuration,
+    ) -> Result<Data, NoMeasurement> {
+        let parameters = [
+            ("query", query),
+            ("start", unix(start)),
+            ("end", unix(end)),
+            ("step", format!("{:.3}", step.as_secs_f64())),
+        ];
+        self.ask("api/v1/query_range", &parameters).await
+    }
+
     /// Evaluates `query` every `step_secs` from `start_secs` to `end_secs` (Unix seconds).
     ///
     /// # Errors
@@ -244,6 +273,11 @@ impl Api {
             )),
         }
     }
+}
+
+/// Seconds with milliseconds, as the API wants them.
+fn unix(at: Timestamp) -> String {
+    format!("{:.3}", at.as_millisecond() as f64 / 1e3)
 }
 
 fn quote(text: &str) -> String {

@@ -153,6 +153,32 @@ impl Asked {
         }
     }
 
+    /// Whether it is fetched with the scrapes' own timestamps.
+    pub(super) fn is_selector(&self) -> bool {
+        self.selector
+    }
+
+    /// The answers to a gauge's query over time; moments without exactly one number are left out.
+    pub(super) fn values(&self, data: Data) -> Result<Vec<(Timestamp, f64)>, NoMeasurement> {
+        let fail = |kind, what: &str| {
+            let Self { side, expression, .. } = self;
+            NoMeasurement::new(kind, format!("the gauge query {expression:?} for {side} {what}"))
+        };
+        let series = match data {
+            Data::Matrix(series) => series,
+            Data::Vector(_) | Data::Scalar(_) => return Err(fail(NoMeasurementKind::Garbled, "gave no range")),
+        };
+        if series.len() > 1 {
+            let what = format!("gave {} series; wrap it in avg(), sum() or max()", series.len());
+            return Err(fail(NoMeasurementKind::Unusable, &what));
+        }
+        let samples = series.into_iter().flat_map(|one| one.into_inner().1);
+        samples
+            .filter(|sample| sample.value().is_finite())
+            .map(|sample| Ok((timestamp(sample.timestamp())?, sample.value())))
+            .collect()
+    }
+
     /// Whether it says something about stable's past requests and errors.
     pub(super) fn is_for_history(&self) -> bool {
         match &self.part {
@@ -265,6 +291,15 @@ impl Collected {
                     let (metric, samples) = one.into_inner();
                     let (name, labels) = split_name(metric);
                     let (pod, target) = self.identity(&labels);
+                    // What an expression gives has no process of its own; see below.
+                    let sum = !asked.selector && pod.is_empty();
+                    let target = if asked.selector {
+                        target
+                    } else {
+                        format!("{}/{pod}", asked.side)
+                    };
+                    let pod = if sum { asked.side.to_string() } else { pod };
+                    let reset = if sum { ResetRule::Drop } else { ResetRule::FromZero };
                     if let (PROCESS_START, Some(last)) = (name.as_str(), samples.last()) {
                         let point = Point {
                             name,
@@ -297,7 +332,7 @@ impl Collected {
                             kind: Kind::Untyped,
                             value: sample.value(),
                         };
-                        group.push(asked, ResetRule::FromZero, point);
+                        group.push(asked, reset, point);
                     }
                 }
                 Ok(())

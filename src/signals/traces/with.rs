@@ -36,6 +36,7 @@ impl<S: Signals> Signals for WithTraces<S> {
             let sides = book.take();
             if sides != Sides::default() {
                 sample.observation.metrics.insert(TRACES.to_owned(), sides);
+                sample.sources.insert(TRACES.to_owned(), "server spans".to_owned());
             }
         }
         sample

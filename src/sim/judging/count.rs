@@ -75,3 +75,53 @@ pub fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
 pub fn scenarios(truth: Truth) -> impl Iterator<Item = &'static Scenario> {
     SCENARIOS.iter().filter(move |scenario| scenario.truth == truth)
 }
+
+/// One judge over all scenarios.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// The judge's settings.
+    pub settings: &'static str,
+    /// The share of healthy releases that were rolled back, mean over the scenarios.
+    pub false_mean: f64,
+    /// The same in the worst scenario.
+    pub false_worst: f64,
+    /// Which one that is.
+    pub false_where: &'static str,
+    /// The share of bad releases that were rolled back in the worst scenario.
+    pub detected_worst: f64,
+    /// Which one that is.
+    pub detected_where: &'static str,
+}
+
+/// Sums up what one judge did; scenarios beyond the promise do not count.
+pub fn summary(settings: Settings, rows: &[(Truth, Row)]) -> Summary {
+    let mut summary = Summary {
+        settings: settings.name(),
+        detected_worst: 1.0,
+        false_where: "-",
+        detected_where: "-",
+        ..Summary::default()
+    };
+    let mut healthy = 0.0;
+    for (truth, row) in rows.iter().filter(|(_, row)| row.settings == settings.name()) {
+        let share = row.rolled_back as f64 / row.releases.max(1) as f64;
+        match truth {
+            Truth::Healthy => {
+                healthy += 1.0;
+                summary.false_mean += share;
+                if share > summary.false_worst {
+                    (summary.false_worst, summary.false_where) = (share, row.scenario);
+                }
+            }
+            Truth::Bad => {
+                if share < summary.detected_worst {
+                    (summary.detected_worst, summary.detected_where) = (share, row.scenario);
+                }
+            }
+            Truth::Beyond => {}
+        }
+    }
+    summary.false_mean /= f64::max(healthy, 1.0);
+    summary
+}

@@ -27,10 +27,14 @@ pub struct Scenario {
     pub truth: Truth,
     /// Requests per second on the whole service.
     pub rps: f64,
+    /// Pods at full size.
+    pub pods: u32,
     /// Seconds between two scrapes, and looks.
     pub every_s: f64,
     /// How both revisions answer.
     pub usual: Behaviour,
+    /// How the new one answers, where that is not a matter of a [`Fault`] alone.
+    pub new_usual: Option<Behaviour>,
     /// What both go through.
     pub weather: Weather,
     /// What is wrong with the new one.
@@ -60,8 +64,10 @@ const HEALTHY: Scenario = Scenario {
     name: "",
     truth: Truth::Healthy,
     rps: 1000.0,
+    pods: 20,
     every_s: 2.0,
     usual: CALM,
+    new_usual: None,
     weather: Weather::Still,
     fault: FINE,
     history: true,
@@ -126,9 +132,37 @@ const fn slower(factor: f64) -> Fault {
 
 const DOWN: Fault = plus(1.0);
 
+/// A canary that fails this share of its requests from the first on.
+pub const fn failing(share: f64) -> Scenario {
+    Scenario {
+        name: "fails",
+        fault: plus(share),
+        ..BAD
+    }
+}
+
+/// A healthy release of a calm service.
+pub const fn calm(rps: f64) -> Scenario {
+    Scenario {
+        name: "calm",
+        rps,
+        ..HEALTHY
+    }
+}
+
+/// Services whose errors come in bursts, for finding out how much of their past must be known. Where a pod has less
+/// than one hiccup an hour, a canary that has its tolerance of them has none in most stages: no past helps there.
+pub fn bursty() -> impl Iterator<Item = Scenario> {
+    SCENARIOS.into_iter().filter(|scenario| {
+        let often = |own: Hiccups| own.fails > 0.0 && own.per_pod_hour >= 1.0;
+        let bursts = scenario.usual.clumps.is_some() || scenario.usual.hiccups.is_some_and(often);
+        scenario.truth == Truth::Healthy && scenario.history && bursts
+    })
+}
+
 /// All of them, healthy ones first.
 #[rustfmt::skip]
-pub const SCENARIOS: [Scenario; 63] = [
+pub const SCENARIOS: [Scenario; 67] = [
     Scenario { name: "calm", ..HEALTHY },
     Scenario { name: "calm, 1 % errors", usual: errors(0.01), ..HEALTHY },
     Scenario { name: "calm, 5 % errors", usual: errors(0.05), ..HEALTHY },
@@ -149,7 +183,7 @@ pub const SCENARIOS: [Scenario; 63] = [
     Scenario { name: "common outages, all fail", weather: Weather::Incidents { fails: 0.98, every_s: 500.0, lasts_s: 30.0 }, ..HEALTHY },
     Scenario { name: "common incident, long", weather: Weather::Incidents { fails: 0.05, every_s: 900.0, lasts_s: 450.0 }, ..HEALTHY },
     Scenario { name: "errors in pairs and triples", usual: clumped(0.002, 2, 3), ..HEALTHY },
-    Scenario { name: "the same without history", usual: clumped(0.002, 2, 3), history: false, ..HEALTHY },
+    Scenario { name: "pairs and triples, without history", usual: clumped(0.002, 2, 3), history: false, ..HEALTHY },
     Scenario { name: "errors in clumps of 10 to 30", usual: clumped(0.005, 10, 30), ..HEALTHY },
     Scenario { name: "clumps, without history", usual: clumped(0.005, 10, 30), history: false, ..HEALTHY },
     Scenario { name: "clumps, 200/s", rps: 200.0, usual: clumped(0.005, 10, 30), ..HEALTHY },
@@ -165,6 +199,11 @@ pub const SCENARIOS: [Scenario; 63] = [
     Scenario { name: "cold start, x5 slower for 45 s", fault: Fault { cold: 5.0, cold_s: 45.0, ..FINE }, ..HEALTHY },
     Scenario { name: "within the margins: x1.08, 1.1x slower", usual: errors(0.01), fault: Fault { errors_times: 1.08, slower: 1.1, ..FINE }, ..HEALTHY },
     Scenario { name: "a noisy gauge", gauge: Some((0.1, 20.0)), ..HEALTHY },
+
+    Scenario { name: "outages of pods, 5-8 s", truth: Truth::Beyond, usual: unwell(0.5, 5.0, 8.0, 1.0, 1.0), ..HEALTHY },
+    Scenario { name: "outages of 5-8 s, without history", truth: Truth::Beyond, usual: unwell(0.5, 5.0, 8.0, 1.0, 1.0), history: false, ..HEALTHY },
+    Scenario { name: "outages of pods, 10-15 s", truth: Truth::Beyond, usual: unwell(0.5, 10.0, 15.0, 1.0, 1.0), ..HEALTHY },
+    Scenario { name: "hiccups of pods, 30 % for 60 s", truth: Truth::Beyond, usual: unwell(0.5, 60.0, 60.0, 0.3, 1.0), ..HEALTHY },
 
     Scenario { name: "down, 1000/s", rps: 1000.0, fault: DOWN, ..BAD },
     Scenario { name: "down, 100/s", rps: 100.0, fault: DOWN, ..BAD },

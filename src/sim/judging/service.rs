@@ -10,8 +10,6 @@ use crate::sim::chance::Chance;
 pub const BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// Requests, errors, then one sum per bucket.
 pub const COLUMNS: usize = 2 + BOUNDS.len() + 1;
-/// Pods at full size.
-pub const PODS: u32 = 20;
 
 /// How a revision answers when nothing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -269,7 +267,7 @@ impl Side {
     pub fn new(behaviour: Behaviour) -> Self {
         Side {
             behaviour,
-            pods: PODS,
+            pods: 1,
             sums: vec![0.0; COLUMNS],
             unwell_until_s: Vec::new(),
             owed: 0,

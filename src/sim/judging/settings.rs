@@ -6,7 +6,7 @@ use super::scenarios::Scenario;
 use super::service::BOUNDS;
 use super::trial::Look;
 use crate::judge::config::{
-    Blocks, Config, ErrorsConfig, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, Tripwire, severe_block_for,
+    Blocks, Config, ErrorsConfig, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, Tripwire,
 };
 use crate::judge::{Call, Counter, History, Increment, Judge, Observation, Sides};
 
@@ -40,6 +40,7 @@ impl Settings {
     /// The judge's configuration for a service like this.
     pub fn config(self, scenario: &Scenario) -> Config {
         let mut errors = ErrorsConfig::default();
+        let mut latency = LatencyConfig::default();
         let mut config = Config::default();
         match self {
             Settings::Reference => errors.allow_abs = 0.0,
@@ -54,11 +55,12 @@ impl Settings {
             }
         }
         if self != Settings::Reference {
-            config.severe_block_s = severe_block_for(scenario.every_s);
+            config = config.with_severe_blocks_for(scenario.every_s);
+            latency.pass_of_total_traffic = errors.pass.of_total_traffic;
         }
         config.metrics = vec![
             MetricConfig::new(ERRORS, MetricKind::Errors(errors)),
-            MetricConfig::new(LATENCY, MetricKind::Latency(LatencyConfig::default())),
+            MetricConfig::new(LATENCY, MetricKind::Latency(latency)),
         ];
         if scenario.gauge.is_some() {
             let gauge = MetricKind::Gauge(GaugeConfig::default());

@@ -1,7 +1,7 @@
 //! One release of a scenario, stage by stage, as a judge sees it: sums of both sides, scraped, lost, restarted.
 
 use super::scenarios::Scenario;
-use super::service::{Behaviour, COLUMNS, Climate, PODS, Side, Step};
+use super::service::{Climate, Side, Step};
 use crate::judge::{Call, History};
 use crate::sim::chance::{Chance, Stream};
 
@@ -55,6 +55,8 @@ pub struct End {
     pub rolled_back: bool,
     /// Stages that ended early because they passed.
     pub passed: u32,
+    /// Seconds that each stage took, the last one as far as it came.
+    pub stages_s: Vec<f64>,
     /// How often the judge looked.
     pub looks: u64,
 }
@@ -76,6 +78,8 @@ pub struct Trial<'a> {
     stable: Side,
     /// Deviations of the gauge of canary and stable, in standard deviations.
     drift: [f64; 2],
+    /// Whether latency is drawn.
+    timed: bool,
     /// Sums at the last scrape, if it is new.
     scraped: [Option<Vec<f64>>; 2],
 }
@@ -91,18 +95,31 @@ impl<'a> Trial<'a> {
             scenario,
             climate: Climate::new(scenario.weather, &mut chance),
             chance,
-            canary: Side::new(scenario.usual),
+            canary: Side::new(scenario.new_usual.unwrap_or(scenario.usual)),
             stable: Side::new(scenario.usual),
             drift: [0.0; 2],
+            timed: true,
             scraped: [None, None],
         }
+    }
+
+    /// The same without latency, which takes most of the time.
+    #[must_use]
+    pub fn untimed(mut self) -> Self {
+        self.timed = false;
+        self
+    }
+
+    /// The chance that its own past is drawn from.
+    pub fn chance(&mut self) -> &mut Chance {
+        &mut self.chance
     }
 
     /// What is known of stable's past, if the scenario has one.
     pub fn history(&mut self) -> Option<History> {
         self.scenario
             .history
-            .then(|| past(self.scenario, PODS, HISTORY.0, HISTORY.1, &mut self.chance))
+            .then(|| past(self.scenario, HISTORY.0, HISTORY.1, &mut self.chance))
     }
 
     /// Plays it: `judge` is asked after every scrape and may end stages and the release.
@@ -118,16 +135,19 @@ impl<'a> Trial<'a> {
             served_s: 0.0,
             rolled_back: false,
             passed: 0,
+            stages_s: Vec::new(),
             looks: 0,
         };
         let mut t_s = begin;
         let mut scrapes = phases.map(|phase| ((begin - phase) / every).floor());
-        let mut look = (begin / every).floor();
+        // The judge looks when both sides of a round of scrapes are in.
+        let look_phase = phases[0].max(phases[1]);
+        let mut look = ((begin - look_phase) / every).floor();
         for (number, plan) in stages.iter().enumerate() {
             let stage_at_s = t_s;
-            let pods = (plan.weight * f64::from(PODS)).ceil().max(1.0) as u32;
-            self.canary.scale(pods);
-            self.stable.scale(PODS);
+            let pods = self.scenario.pods;
+            self.canary.scale((plan.weight * f64::from(pods)).ceil() as u32);
+            self.stable.scale(pods);
             while t_s - stage_at_s < plan.max_s {
                 if end.fault_at_s.is_none() && self.scenario.fault.extent(t_s - begin, plan.weight) > 0.0 {
                     end.fault_at_s = Some(t_s - begin);
@@ -135,16 +155,17 @@ impl<'a> Trial<'a> {
                 t_s += step;
                 self.serve(t_s, step, t_s - begin, plan);
                 for side in 0..2 {
-                    let number = ((t_s - phases[side]) / every).floor();
-                    if number > scrapes[side] {
-                        scrapes[side] = number;
+                    let number_of_scrape = ((t_s - phases[side]) / every).floor();
+                    if number_of_scrape > scrapes[side] {
+                        scrapes[side] = number_of_scrape;
                         self.scrape(side);
                     }
                 }
-                if (t_s / every).floor() <= look {
+                let number_of_look = ((t_s - look_phase) / every).floor();
+                if number_of_look <= look {
                     continue;
                 }
-                look = (t_s / every).floor();
+                look = number_of_look;
                 let [canary, stable] = std::mem::take(&mut self.scraped);
                 let gauge = self.gauge(t_s - begin, plan.weight);
                 end.looks += 1;
@@ -170,6 +191,7 @@ impl<'a> Trial<'a> {
                     Call::Pass | Call::Undecided => {}
                 }
             }
+            end.stages_s.push(t_s - stage_at_s);
         }
         end.served_s = t_s - begin;
         end
@@ -187,7 +209,7 @@ impl<'a> Trial<'a> {
             plus: sky.fails,
             slower: sky.slower,
             stalls: 0.0,
-            timed: true,
+            timed: self.timed,
         };
         self.stable.serve(&usual, &mut self.chance);
         let fault = &scenario.fault;
@@ -196,7 +218,11 @@ impl<'a> Trial<'a> {
         let cold = if served_s < fault.cold_s { fault.cold } else { 1.0 };
         let canary = Step {
             rate: rate * plan.weight,
-            errors: (usual.errors * grown(fault.errors_times)).min(1.0),
+            errors: match scenario.new_usual {
+                Some(own) => own.errors * sky.errors,
+                None => usual.errors * grown(fault.errors_times),
+            }
+            .min(1.0),
             plus: (usual.plus + fault.errors_plus * extent).min(1.0),
             slower: usual.slower * grown(fault.slower) * cold,
             stalls: fault.stalls * extent,
@@ -237,10 +263,10 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// The past of `pods` of stable's pods in so many blocks, under the scenario's weather.
-pub fn past(scenario: &Scenario, pods: u32, blocks: usize, block_s: f64, chance: &mut Chance) -> History {
+/// The past of stable's pods in so many blocks, under the scenario's weather.
+pub fn past(scenario: &Scenario, blocks: usize, block_s: f64, chance: &mut Chance) -> History {
     let mut climate = Climate::new(scenario.weather, chance);
-    let mut sides: Vec<Side> = (0..pods).map(|_| one_pod(scenario.usual)).collect();
+    let mut sides: Vec<Side> = (0..scenario.pods).map(|_| Side::new(scenario.usual)).collect();
     let mut rows = vec![Vec::with_capacity(blocks); sides.len()];
     let (coarse, fine) = HISTORY_STEPS_S;
     let seconds = if scenario.usual.hiccups.is_some() { fine } else { coarse }.min(block_s);
@@ -253,7 +279,7 @@ pub fn past(scenario: &Scenario, pods: u32, blocks: usize, block_s: f64, chance:
             let step = Step {
                 t_s,
                 seconds,
-                rate: scenario.rps * sky.traffic / f64::from(PODS),
+                rate: scenario.rps * sky.traffic / f64::from(scenario.pods),
                 errors: (scenario.usual.errors * sky.errors).min(1.0),
                 plus: sky.fails,
                 slower: 1.0,
@@ -267,11 +293,4 @@ pub fn past(scenario: &Scenario, pods: u32, blocks: usize, block_s: f64, chance:
         }
     }
     History { block_s, pods: rows }
-}
-
-fn one_pod(behaviour: Behaviour) -> Side {
-    let mut side = Side::new(behaviour);
-    side.scale(1);
-    debug_assert_eq!(side.sums().len(), COLUMNS);
-    side
 }

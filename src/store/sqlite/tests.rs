@@ -69,6 +69,7 @@ pub(in crate::store) fn plan(rollout: &str) -> Plan {
         comparison: Comparison::LimitsOnly {
             reason: "stable is failing itself".to_owned(),
         },
+        rolling: false,
         stages: vec![
             stage(StageKind::Judge, 55, Some(gate)),
             stage(StageKind::Bake, 1000, None),

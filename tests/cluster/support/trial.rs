@@ -33,6 +33,7 @@ pub(crate) const SHORT: Policy = Policy {
     analysis: "{passEarly: {minStage: 6s}}",
     smoke: true,
     limits: "{settle: 2s}",
+    finish: "full",
     // Pods that are added settle before each of the three weights; the old ones drain for three seconds.
     waits: 3.0 * 2.0 + 6.0 + 6.0 + 5.0 + 3.0,
 };
@@ -45,6 +46,8 @@ pub(crate) struct Policy {
     /// Whether `/healthz` is asked before the first weight.
     pub(crate) smoke: bool,
     pub(crate) limits: &'static str,
+    /// `full` or `rolling`.
+    pub(crate) finish: &'static str,
     /// What of it is waiting, in seconds: what is over that is Wade's own time.
     pub(crate) waits: f64,
 }
@@ -54,8 +57,8 @@ impl Policy {
         let smoke = if self.smoke { "[{http: /healthz}]" } else { "[]" };
         format!(
             "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {APP}, namespace: {namespace}}}\nspec:\n  \
-             workload: {{deployment: {APP}}}\n  strategy: {{{}}}\n  smoke: {smoke}\n  analysis: {}\n  limits: {}\n",
-            self.strategy, self.analysis, self.limits
+             workload: {{deployment: {APP}}}\n  strategy: {{{}}}\n  smoke: {smoke}\n  analysis: {}\n  limits: {}\n  finish: {}\n",
+            self.strategy, self.analysis, self.limits, self.finish
         )
     }
 }
@@ -166,6 +169,11 @@ impl Trial {
     /// `wade` in this namespace.
     pub(crate) fn wade(&self, words: &[&str]) -> Step {
         Step::start(&self.space, &[words, &["-n", &self.space.name]].concat())
+    }
+
+    /// The hash of the ReplicaSet that served when it began.
+    pub(crate) fn stable(&self) -> &str {
+        &self.before.stable
     }
 
     /// Waits until the route (its weight of the canary) is at this percentage.
