@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use wade::demo::load::Load;
 use wade::engine::Outcome;
-use wade::judge::Seen;
+use wade::judge::verdict::Seen;
 
 use super::yard::{Rollout, Yard, free_port};
 
