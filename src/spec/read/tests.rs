@@ -466,3 +466,18 @@ http: {listen: 127.0.0.1:7711, tokenFile: token}
     assert!(faults.starts_with("wade.yaml:4:"), "{faults}");
     assert!(faults.contains("only loopback"), "{faults}");
 }
+
+#[test]
+fn what_traces_cannot_be_told_by_is_said_all_at_once() {
+    let traces = "{newErrors: 0%, service: \" \", attributes: [], from: {jaeger: {url: \"jaeger:16686\", every: 0s}}}";
+    let faults = refused(&with_spec(&format!("  analysis: {{traces: {traces}}}\n")));
+    let problems: Vec<&str> = faults.faults.iter().map(|fault| fault.problem.as_str()).collect();
+    let expected = [
+        "no service keeps a limit of 0%",
+        "no service has this name",
+        "no attribute would tell the revisions apart",
+        "this is not the address of a server",
+        "this asks without a break",
+    ];
+    assert_eq!(problems, expected);
+}
