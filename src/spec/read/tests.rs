@@ -46,7 +46,7 @@ fn every_field_is_read_and_what_is_written_as_json_reads_back_the_same() {
 #[test]
 fn the_full_file_uses_every_field_of_the_schema() {
     // Fields of other variants than the ones the full file chooses.
-    const ELSEWHERE: [&str; 21] = [
+    const ELSEWHERE: [&str; 28] = [
         "deployment",
         "secretRef",
         "use",
@@ -68,6 +68,13 @@ fn the_full_file_uses_every_field_of_the_schema() {
         "socket",
         "http",
         "tokenFile",
+        "jaeger",
+        "otlp",
+        "tls",
+        "cert",
+        "key",
+        "clientCa",
+        "spansPerSecond",
     ];
     let definitions = super::super::schema()["$defs"].as_object().unwrap();
     let mut missing: Vec<&str> = Vec::new();
