@@ -20,8 +20,11 @@ fn traces() -> MetricConfig {
     MetricConfig::new(TRACES, MetricKind::Operations(OperationsConfig::default()))
 }
 
-/// `(operation, requests, errors by (kind, count))` as one side's increment, every request in the second bucket.
-fn side(of: &[(&str, f64, &[(&str, f64)])]) -> Option<Increment> {
+/// An operation, its requests, and its errors as kind and count.
+type Did<'a> = (&'a str, f64, &'a [(&'a str, f64)]);
+
+/// What one side did as its increment, every request in the second bucket.
+fn side(of: &[Did<'_>]) -> Option<Increment> {
     let by_name = of
         .iter()
         .map(|(name, requests, errors)| {
@@ -203,8 +206,7 @@ fn a_canary_with_a_thousand_operations_and_errors_costs_a_bounded_record() {
             .iter()
             .map(|(name, kind)| (name.as_str(), 1.0, vec![(kind.as_str(), 1.0)]))
             .collect();
-        let mut canary: Vec<(&str, f64, &[(&str, f64)])> =
-            junk.iter().map(|(n, r, e)| (*n, *r, e.as_slice())).collect();
+        let mut canary: Vec<Did<'_>> = junk.iter().map(|(n, r, e)| (*n, *r, e.as_slice())).collect();
         canary.push(("GET /", 5.0, &[]));
         judge.look(
             f64::from(look * LOOK_S),
