@@ -206,7 +206,7 @@ impl Cluster {
         let reach = Reach::open(&self.api)
             .await
             .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
-        let seen = probe(&found.stable_pods(), None, &reach, &self.client, &self.clock).await;
+        let seen = probe(&found.stable_pods(), &reach, &self.client, &self.clock).await;
         let around = Circumstances {
             found: Some(PlanFound {
                 takes_requests: true,

@@ -102,6 +102,10 @@ impl Errors {
         self.tally.start_stage();
     }
 
+    pub(crate) fn learn(&mut self, phi0: f64) {
+        self.terms.phi0 = Some(phi0);
+    }
+
     /// From now on the canary has all traffic. The evidence so far stays; what is added is measured against a constant
     /// (METHOD.md 2.3), which is as fair a bet, so the two may be multiplied.
     pub(crate) fn start_bake(&mut self) {
@@ -171,7 +175,7 @@ impl Errors {
         }
         let allowed = 1.0 + self.config.allow_ratio;
         let (extra, phi) = (self.config.allow_abs, self.phi);
-        self.ratio.add(w, phi);
+        self.ratio.add(w);
         self.main
             .add(&GRID_FAIL, |g| rate(w, allowed, extra, allowed * g) / phi);
         self.severe.add(&GRID_SEVERE, |g| {
@@ -227,7 +231,7 @@ impl Errors {
     /// Against stable over the release; in the bake against what may be, since it began.
     pub(crate) fn interval(&self) -> Interval {
         let Some(bake) = self.bake else {
-            return self.ratio.interval();
+            return self.ratio.interval(self.phi);
         };
         let canary = self.tally.stage().canary;
         Interval::against_constant(canary.total, canary.bad, bake.max_ratio, self.phi)

@@ -373,7 +373,7 @@ impl Threshold {
             seen[1] += x;
         }
         let x_s = above(stable, self.bound);
-        self.ratio.add(Window { n_c, n_s, x_c, x_s }, phi);
+        self.ratio.add(Window { n_c, n_s, x_c, x_s });
     }
 
     fn evidence(&self, above_s: f64) -> ThresholdEvidence {
@@ -388,7 +388,7 @@ impl Threshold {
             ln_e: self.fail.ln_e(),
             phi: self.phi,
             ratio: verdict::ratio(canary.rate, stable.rate),
-            interval: Some(self.ratio.interval()),
+            interval: Some(self.ratio.interval(self.phi)),
             smallest_ratio: verdict::ratio(smallest, stable.rate),
         }
     }

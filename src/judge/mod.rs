@@ -141,6 +141,21 @@ impl Judge {
         }
     }
 
+    /// Whether enough is known about how bursty stable is for a stage to pass early.
+    pub fn knows_bursts(&self) -> bool {
+        self.knows_bursts
+    }
+
+    /// Learns how bursty stable is after the release has begun, where it was not known before. It says what a pass must
+    /// reckon with from now on; what has been bet against the canary stays as it is. Call it before a stage begins: a
+    /// pass that is half collected was collected for less.
+    pub fn learn(&mut self, history: &History) {
+        if let (false, Some(phi0)) = (self.knows_bursts, history.phi0()) {
+            self.knows_bursts = true;
+            self.signals.iter_mut().for_each(|signal| signal.learn(phi0));
+        }
+    }
+
     /// A stage begins, `at_s` seconds into the release; after it the canary will have `next_weight` of the traffic (a
     /// share). What would pass it is collected anew, what would fail the release is kept. Saying it again for the stage
     /// that runs changes nothing, so a restarted caller may.

@@ -5,6 +5,7 @@ use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
     OperationsConfig, Tripwire,
 };
+use crate::judge::history::{EARLY_PASS_MINUTES, EARLY_PASS_POD_MINUTES};
 use crate::judge::observation::TRACES;
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
@@ -205,9 +206,18 @@ pub fn lower(
 /// How much history an analysis asks for.
 pub fn history_plan(analysis: &AnalysisSpec) -> HistoryPlan {
     let history = analysis.history.as_ref();
-    HistoryPlan {
-        least: history.and_then(|history| history.least).unwrap_or(Span::secs(1800)),
-        block: history.and_then(|history| history.block).unwrap_or(Span::secs(300)),
+    let block = history.and_then(|history| history.block).unwrap_or(Span::secs(60));
+    match history.and_then(|history| history.least) {
+        Some(least) => HistoryPlan {
+            least,
+            block: block.min(least),
+            pod_minutes: 0,
+        },
+        None => HistoryPlan {
+            least: Span::secs(60 * EARLY_PASS_MINUTES),
+            block,
+            pod_minutes: EARLY_PASS_POD_MINUTES,
+        },
     }
 }
 

@@ -64,7 +64,7 @@ pub fn prometheus_source(
                 api.clone(),
                 config.clone(),
                 Arc::clone(clock),
-                history.least.signed(),
+                history.asked().signed(),
                 Arc::clone(past),
             );
             match Prometheus::start(api, config, Arc::clone(clock)) {
@@ -150,6 +150,18 @@ impl Signals for Down {
     fn take(&mut self, _: Timestamp) -> Sample {
         Sample::empty(Condition::SourceDown { reason: self.0.clone() })
     }
+}
+
+/// The server and what to ask it where the matchers are filled in already, for the past.
+///
+/// # Errors
+/// The token file or the address, in words.
+pub fn asked_of(
+    source: &PrometheusSource,
+    metrics: &[MetricSpec],
+    client: &reqwest::Client,
+) -> Result<(Api, PrometheusConfig), String> {
+    prometheus(source, &Sides::default(), metrics, client)
 }
 
 /// The server and what to ask it, with `${canary}` and `${stable}` filled in.

@@ -949,10 +949,10 @@ pub struct PassEarlyRule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HistorySpec {
-    /// How long stable must have been watched; 30 m if not said.
+    /// How long stable must have been watched; 120 pod-minutes in 10 m if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub least: Option<Span>,
-    /// Length of one block; 5 m if not said.
+    /// Length of one block; 1 m if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<Span>,
 }
