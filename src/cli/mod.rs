@@ -26,6 +26,7 @@ mod history;
 mod hold;
 mod job;
 mod judge;
+mod judge_replay;
 mod judge_simulate;
 mod man;
 mod manifest;
@@ -155,7 +156,7 @@ impl Verb {
             Self::Hold(args) => end(Format::Text, hold::run(&args)),
             Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
-            Self::Judge(args) => end(Format::Text, judge::run(&args)),
+            Self::Judge(args) => end(args.format(), judge::run(&args)),
             Self::Completions(args) => end(Format::Text, completions::run(&args)),
             Self::Man(args) => end(Format::Text, man::run(&args)),
             Self::SampleService(args) => demo::sample(args),

@@ -1,5 +1,6 @@
 //! What the command line asks of a cluster, with the same words as of a daemon.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::daemon::views::summary;
 use crate::engine::CommandKind;
 use crate::plan::{Lane, render};
 use crate::platforms::kubernetes::reach::Reach;
-use crate::platforms::kubernetes::template;
+use crate::platforms::kubernetes::template::{self, ConfigKind};
 use crate::spec::OnNewRevision;
 use crate::store::configmap::ConfigMapStore;
 use crate::store::shared::NewRelease;
@@ -65,9 +66,8 @@ impl Cluster {
         let reach = Reach::open(&self.api)
             .await
             .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
-        let said = None;
-        let probe = probe(&found.stable_pods(), said, &reach, &self.client, &self.clock).await;
-        let admission = admit(
+        let probe = probe(&found.stable_pods(), &reach, &self.client, &self.clock).await;
+        let mut admission = admit(
             &rollout,
             &resolved,
             &found,
@@ -78,11 +78,29 @@ impl Cluster {
             request.require_proof,
         )
         .map_err(|faults| problem(ProblemKind::Conflict, faults.join("\n")))?;
+        admission.report.refusals.extend(self.missing_config(&template).await);
         Ok(Worked {
             found,
             probe,
             admission,
         })
+    }
+
+    /// ConfigMaps that the new pods could not start without. Secrets are not read: the Role does not ask for that, and a
+    /// pod that misses one says so before it meets a user.
+    async fn missing_config(&self, template: &Value) -> Vec<String> {
+        let mut refs = template::config_refs(template);
+        refs.retain(|wanted| wanted.kind == ConfigKind::ConfigMap);
+        let mut there = Vec::new();
+        let names: BTreeSet<String> = refs.iter().map(|wanted| wanted.name.clone()).collect();
+        for name in names {
+            match self.api.get(Kind::ConfigMap, &name).await {
+                Ok(object) => there.extend(object),
+                // What may not be read is not called missing.
+                Err(_) => refs.retain(|wanted| wanted.name != name),
+            }
+        }
+        template::missing(&refs, &there, &[])
     }
 
     pub(super) fn no_such(&self, deployment: &str) -> Problem {

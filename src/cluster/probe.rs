@@ -36,20 +36,14 @@ pub struct Probe {
 }
 
 /// Looks for metrics on a ready pod, then counts requests for a moment on all of them.
-pub async fn probe(
-    pods: &[Arc<Value>],
-    said: Option<&MetricsPort>,
-    reach: &Reach,
-    client: &reqwest::Client,
-    clock: &Arc<dyn Clock>,
-) -> Probe {
+pub async fn probe(pods: &[Arc<Value>], reach: &Reach, client: &reqwest::Client, clock: &Arc<dyn Clock>) -> Probe {
     let Some(pod) = pods.first() else {
         return Probe {
             why_not: Some("no ready pod to ask".to_owned()),
             ..Probe::default()
         };
     };
-    let candidates = said.map_or_else(|| candidates(pod), |said| vec![said.clone()]);
+    let candidates = candidates(pod);
     if candidates.is_empty() {
         return Probe {
             why_not: Some("the pods name no port".to_owned()),

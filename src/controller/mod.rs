@@ -344,7 +344,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let mut verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
+        let mut verdict = Box::new(record.judge.look_doubting(
+            t,
+            &with_limits(&sample.observation, &self.plan),
+            sample.doubt,
+        ));
         let of = |metric: &str| self.sources.get(metric.strip_suffix(LIMIT).unwrap_or(metric)).cloned();
         verdict.name_sources(of);
         self.course.push(t, &verdict);

@@ -25,6 +25,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest};
+use super::metrics::joined;
 use super::releases::key;
 use super::{Daemon, peer, unavailable};
 use crate::controller::Notice;
@@ -326,12 +327,13 @@ fn of(notice: &Notice) -> &ReleaseKey {
 }
 
 async fn metrics(State(daemon): App) -> Response {
-    let text: String = daemon
+    let pages: Vec<String> = daemon
         .all_managed()
         .iter()
         .map(|managed| managed.service.metrics())
         .chain([daemon.traces().telemetry().page()])
         .collect();
+    let text = joined(&pages);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

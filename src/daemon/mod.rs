@@ -14,6 +14,7 @@
 pub mod api;
 pub mod client;
 pub mod http;
+mod metrics;
 pub mod otlp;
 pub mod peer;
 pub mod releases;
@@ -117,6 +118,12 @@ impl Managed {
     /// Requests per second lately, if anybody knows.
     pub(crate) fn rate(&self) -> Option<f64> {
         *lock(&self.rate)
+    }
+
+    /// The share of stable's requests that failed lately, if it had any.
+    pub(crate) fn error_share(&self) -> Option<f64> {
+        let (requests, errors) = lock(&self.history).lately();
+        (requests > 0.0).then(|| (errors / requests).min(1.0))
     }
 
     /// Says that a newer revision waits for the release that runs.

@@ -440,6 +440,23 @@ pub(crate) fn answers(event: &Event, id: u64) -> Option<bool> {
     (command == id).then_some(followed)
 }
 
+/// `0.09%`, `2%`: two digits that count.
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    let digits = if percent > 0.0 {
+        (1.0 - percent.log10().floor()).clamp(0.0, 4.0) as usize
+    } else {
+        0
+    };
+    let text = format!("{percent:.digits$}");
+    let short = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{short}%")
+}
+
 /// What was found and chosen, in a few lines.
 fn found(managed: &Managed, plan: &Plan, stable: Option<&Revision>) -> Vec<String> {
     let mut lines = Vec::new();
@@ -448,7 +465,11 @@ fn found(managed: &Managed, plan: &Plan, stable: Option<&Revision>) -> Vec<Strin
             .rate()
             .map(|rate| format!(", {rate:.0} requests/s"))
             .unwrap_or_default();
-        lines.push(format!("requests come in on {address}{rate}"));
+        let failing = managed
+            .error_share()
+            .map(|share| format!(", {} of stable's fail lately", percent(share)))
+            .unwrap_or_default();
+        lines.push(format!("requests come in on {address}{rate}{failing}"));
     }
     match stable {
         Some(stable) => lines.push(format!("stable is {} ({})", stable.version, stable.id)),

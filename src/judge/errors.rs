@@ -175,7 +175,7 @@ impl Errors {
         }
         let allowed = 1.0 + self.config.allow_ratio;
         let (extra, phi) = (self.config.allow_abs, self.phi);
-        self.ratio.add(w, phi);
+        self.ratio.add(w);
         self.main
             .add(&GRID_FAIL, |g| rate(w, allowed, extra, allowed * g) / phi);
         self.severe.add(&GRID_SEVERE, |g| {
@@ -231,7 +231,7 @@ impl Errors {
     /// Against stable over the release; in the bake against what may be, since it began.
     pub(crate) fn interval(&self) -> Interval {
         let Some(bake) = self.bake else {
-            return self.ratio.interval();
+            return self.ratio.interval(self.phi);
         };
         let canary = self.tally.stage().canary;
         Interval::against_constant(canary.total, canary.bad, bake.max_ratio, self.phi)

@@ -153,6 +153,14 @@ impl HistoryRecorder {
         cell.1 += errors;
     }
 
+    /// Requests and errors of all pods in the newest block and the one before it: how stable does now.
+    pub fn lately(&self) -> (f64, f64) {
+        let newest = self.blocks.iter().rev().take(2);
+        newest
+            .flat_map(|block| block.pods.values())
+            .fold((0.0, 0.0), |sum, cell| (sum.0 + cell.0, sum.1 + cell.1))
+    }
+
     /// Whether at least `min_blocks` finished blocks have two pods with requests to compare.
     pub fn enough(&self, min_blocks: usize) -> bool {
         self.finished()
@@ -228,6 +236,7 @@ mod tests {
         recorder.record(2.0, "b", 6.0, 1.0);
         recorder.record(9.0, "a", 5.0, 2.0);
         assert!(!recorder.enough(1), "the block is open");
+        assert_eq!(recorder.lately(), (16.0, 3.0));
         recorder.record(12.0, "c", 7.0, 0.0);
         recorder.record(11.0, "d", -7.0, 0.0);
         recorder.record(3.0, "b", 9.0, 9.0);

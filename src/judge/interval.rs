@@ -7,12 +7,14 @@
 //! the null R without an absolute margin is a plain quotient of likelihoods, `ln e = l(r) - l(R)` with
 //!
 //! ```text
-//! l(ratio) = sum over windows of (x_c ln ratio - (x_c + x_s) ln(1 + w (ratio - 1))) / phi,     w = n_c / (n_c + n_s)
+//! l(ratio) = sum over windows of x_c ln ratio - (x_c + x_s) ln(1 + w (ratio - 1)),     w = n_c / (n_c + n_s)
 //! ```
 //!
 //! so one mixture over r serves all nulls at once: a ratio is left out when the mixture's likelihood is 20 times its own
 //! (Robbins 1970; Waudby-Smith and Ramdas 2020, prior-posterior-ratio martingale). l is concave in ln ratio, so what
-//! remains is one range. Division by the design effect phi keeps it valid (METHOD.md 2.4).
+//! remains is one range. All of l is divided by the design effect phi as it is known when the range is told, which can only
+//! widen it: a mixture of powers below 1 is at most that power of the mixture, whichever the power and however it was
+//! chosen.
 //!
 //! Why not a formula on the totals: the canary's share of the traffic changes from stage to stage, and totals over
 //! stages compare different times of day. Why not the 2x2 e-value of latency: its nulls need a guess of stable's share
@@ -57,9 +59,9 @@ pub struct Interval {
 /// What all windows together say about the ratio; the state of a range.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Likelihood {
-    /// Canary events, over phi.
+    /// Canary events.
     events: f64,
-    /// Per kept point: the sum of `m ln(1 + w (ratio - 1))`, over phi. Empty before the first event.
+    /// Per kept point: the sum of `m ln(1 + w (ratio - 1))`. Empty before the first event.
     spent: Vec<f64>,
 }
 
@@ -108,30 +110,48 @@ impl Default for Likelihood {
     }
 }
 
-impl Likelihood {
-    /// Adds a window of events on both sides, divided by the design effect that was known before it.
-    pub(crate) fn add(&mut self, window: Window, phi: f64) {
-        let Window { n_c, n_s, x_c, x_s } = window;
-        let events = (x_c + x_s) / phi;
-        if events <= 0.0 || n_c <= 0.0 || n_s <= 0.0 {
-            return;
-        }
-        self.spent.resize(KEPT, 0.0);
-        self.events += x_c / phi;
+/// What one event speaks against each kept ratio at a given split of the requests: `ln(1 + w (ratio - 1))`. Several
+/// likelihoods of one window share it, as it is what adding a window costs.
+pub(crate) struct Spent([f64; KEPT]);
+
+impl Spent {
+    /// At `n_c` of the canary's requests beside `n_s` of stable's.
+    pub(crate) fn at(n_c: f64, n_s: f64) -> Self {
         let weight = n_c / (n_c + n_s);
-        for (spent, ratio) in self.spent.iter_mut().zip(&POINTS.ratio) {
-            *spent += events * (weight * (ratio - 1.0)).ln_1p();
+        Self(POINTS.ratio.map(|ratio| (1.0 + weight * (ratio - 1.0)).ln()))
+    }
+}
+
+impl Likelihood {
+    /// Adds a window of events on both sides.
+    pub(crate) fn add(&mut self, window: Window) {
+        let Window { n_c, n_s, x_c, x_s } = window;
+        if x_c + x_s > 0.0 && n_c > 0.0 && n_s > 0.0 {
+            self.add_at(&Spent::at(n_c, n_s), x_c, x_s);
         }
     }
 
-    /// The ratios that are not excluded.
-    pub(crate) fn interval(&self) -> Interval {
+    /// The same where the split is known already.
+    pub(crate) fn add_at(&mut self, each: &Spent, x_c: f64, x_s: f64) {
+        let events = x_c + x_s;
+        if events <= 0.0 {
+            return;
+        }
+        self.spent.resize(KEPT, 0.0);
+        self.events += x_c;
+        for (spent, each) in self.spent.iter_mut().zip(&each.0) {
+            *spent += events * each;
+        }
+    }
+
+    /// The ratios that are not excluded, with events that count `phi` times less.
+    pub(crate) fn interval(&self, phi: f64) -> Interval {
         if self.spent.len() != KEPT {
             return Interval::unknown();
         }
         let at = |ln: f64, shares: &[f64; KEPT]| {
             let spent: f64 = shares.iter().zip(&self.spent).map(|(share, spent)| share * spent).sum();
-            self.events * ln - spent
+            (self.events * ln - spent) / phi
         };
         let mixed: Vec<f64> = MIXTURE
             .iter()

@@ -55,7 +55,7 @@ pub use counter::Counter;
 pub use course::Course;
 pub use history::{History, HistoryRecorder};
 pub use interval::Interval;
-pub use observation::{Increment, MetricName, Observation, Sides};
+pub use observation::{CountsDiffer, Increment, MetricName, Observation, Sides};
 pub use verdict::{Call, MetricEvidence, Verdict};
 
 use capital::{MAX_TIME_S, ln_sum};
@@ -192,6 +192,17 @@ impl Judge {
     /// enough to pass.
     pub fn look(&mut self, t_s: f64, seen: &Observation) -> Verdict {
         let standing = self.take_in(t_s, seen);
+        self.tell(&standing)
+    }
+
+    /// The same while two who count the same requests do not agree: nothing passes then, and the verdict says why. What
+    /// fails a canary fails it all the same, as a canary that refuses connections counts nothing.
+    pub fn look_doubting(&mut self, t_s: f64, seen: &Observation, doubt: Option<CountsDiffer>) -> Verdict {
+        let mut standing = self.take_in(t_s, seen);
+        if let Some(differ) = doubt.filter(|_| standing.call != Call::Fail && !self.baking) {
+            standing.call = Call::Undecided;
+            standing.waiting = Waiting::ForAgreement(differ);
+        }
         self.tell(&standing)
     }
 

@@ -178,7 +178,7 @@ impl Signal {
         match &self.state {
             State::Errors(errors) => Some(errors.interval()),
             State::Objective(objective) => Some(objective.interval()),
-            // Each operation has its own.
+            // One for each operation would be more state than it is worth; their counts are told.
             State::Latency(_) | State::Gauge(_) | State::Operations(_) => None,
         }
     }

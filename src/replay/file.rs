@@ -145,7 +145,7 @@ fn arm(seen: &Observation, side: Side) -> Option<Arm> {
                     },
                     Increment::Value(value) => Own::Value { value: *value },
                     Increment::Histogram { le, counts } => Own::Buckets(Buckets::of(le, counts)),
-                    // The protocol has no word for operations; a recording is of what a metrics server keeps.
+                    // No source of recordings has traces.
                     Increment::Operations(_) => continue,
                 };
                 arm.own.insert(metric.clone(), own);

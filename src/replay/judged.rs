@@ -40,7 +40,8 @@ pub struct Replayed {
 pub struct Moment {
     /// Seconds since the recording begins.
     pub t_s: f64,
-    /// What, in a word: `stage`, `undecided`, `suspicious`, `pass`, `unproven`, `over`, `FAIL`, `later`.
+    /// What, in a word: `stage`, `unclear`, `suspect`, `pass`, `unproven`, `over`, `gate`, `FAIL`,
+    /// `everyone`, `later`.
     pub what: &'static str,
     /// In a sentence.
     pub reason: String,
@@ -162,7 +163,7 @@ impl<'a> Walk<'a> {
                 self.end = Some((End::RolledBack, t_s));
             }
             Call::Undecided if changed => {
-                let what = if verdict.suspicious { "suspicious" } else { "undecided" };
+                let what = if verdict.suspicious { "suspect" } else { "unclear" };
                 let reason = verdict
                     .reason
                     .trim_start_matches("suspicious: ")
@@ -233,7 +234,7 @@ impl<'a> Walk<'a> {
             self.told = None;
         } else {
             let proven = self.proven;
-            self.tell(t_s, "everybody", "all stages are over: to everybody".to_owned());
+            self.tell(t_s, "everyone", "all stages are over: to everybody".to_owned());
             let failed_later_s = None;
             self.end = Some((End::Everybody { proven, failed_later_s }, t_s));
         }

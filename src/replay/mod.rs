@@ -59,6 +59,7 @@ impl Look {
         let total = |increment: &Option<Increment>| match increment {
             Some(Increment::Counts { total, .. }) => *total,
             Some(Increment::Histogram { counts, .. }) => counts.iter().sum(),
+            // Traces may be samples; they do not count requests.
             Some(Increment::Value(_) | Increment::Operations(_)) | None => 0.0,
         };
         self.seen
@@ -144,7 +145,7 @@ metadata: {name: replay}
 spec:
   workload: {process: {command: [replay], port: auto}}
   traffic: {listen: 127.0.0.1:0}
-  strategy: careful
+  strategy: {use: careful}
 ";
     let rollout = read_rollout(ROLLOUT, "the usual settings").expect("a constant, tested");
     let resolved = resolve(&rollout, &BTreeMap::new()).expect("careful is a strategy of Wade's own");

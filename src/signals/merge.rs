@@ -2,13 +2,15 @@
 //!
 //! The idea: a request must be counted by one source only, so a metric belongs to the router from the moment the
 //! router first measured it, and stays with it even while the router is away: its first difference afterwards covers
-//! the time in between, and adding the other source's would count those requests twice.
+//! the time in between, and adding the other source's would count those requests twice. That both count requests is of
+//! use all the same: where they do not agree ([`Agreement`]), somebody has to say so.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
 use crate::judge::observation::MetricName;
+use crate::signals::agreement::Agreement;
 use crate::signals::{Sample, Signals};
 
 /// The router's counters first, `scraped` for metrics that the router has not.
@@ -18,6 +20,7 @@ pub struct Merged<R, S> {
     scraped: S,
     /// Metrics that the router has measured at least once.
     owned: BTreeSet<MetricName>,
+    agreement: Agreement,
 }
 
 impl<R: Signals, S: Signals> Merged<R, S> {
@@ -27,6 +30,7 @@ impl<R: Signals, S: Signals> Merged<R, S> {
             router,
             scraped,
             owned: BTreeSet::new(),
+            agreement: Agreement::default(),
         }
     }
 
@@ -40,7 +44,11 @@ impl<R: Signals, S: Signals> Signals for Merged<R, S> {
     fn take(&mut self, now: Timestamp) -> Sample {
         let (router, scraped) = (self.router.take(now), self.scraped.take(now));
         self.owned.extend(router.observation.metrics.keys().cloned());
-        merge(router, scraped, &self.owned)
+        let doubt = self.agreement.look(now, &router, &scraped);
+        Sample {
+            doubt,
+            ..merge(router, scraped, &self.owned)
+        }
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
@@ -140,5 +148,47 @@ mod tests {
             scraped,
             "a router that never measured is no source"
         );
+    }
+
+    /// Counts so many requests of either side with every look.
+    struct Counting(f64);
+
+    impl Signals for Counting {
+        fn take(&mut self, now: Timestamp) -> Sample {
+            let counts = Some(Increment::Counts {
+                total: self.0,
+                bad: 0.0,
+            });
+            let sides = Sides {
+                canary: counts.clone(),
+                stable: counts,
+            };
+            let pod = |side: Side| PodIncrement {
+                pod: side.to_string(),
+                side,
+                requests: self.0,
+                errors: 0.0,
+            };
+            Sample {
+                observation: Observation {
+                    metrics: [(ERRORS.to_owned(), sides)].into(),
+                },
+                newest: Some(now),
+                pods: Side::BOTH.map(pod).to_vec(),
+                ..Sample::empty(Condition::Measured)
+            }
+        }
+    }
+
+    #[test]
+    fn what_both_count_is_compared_and_told_if_it_differs() {
+        let doubt_after_a_minute = |pods: f64| {
+            let mut merged = Merged::new(Counting(100.0), Counting(pods));
+            let second = |s: i64| Timestamp::from_second(1_000_000 + s).unwrap();
+            (1..=60).map(|s| merged.take(second(s)).doubt).next_back().flatten()
+        };
+        assert_eq!(doubt_after_a_minute(95.0), None);
+        let doubt = doubt_after_a_minute(50.0).unwrap();
+        assert_eq!(doubt.router, 2.0 * doubt.pods);
     }
 }

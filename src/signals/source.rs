@@ -19,7 +19,7 @@ use crate::signals::traces::jaeger::Jaeger;
 use crate::signals::traces::store::{Store, StoreSource, WithStore};
 use crate::signals::traces::tempo::Tempo;
 use crate::signals::traces::{Rule, TraceBook, TraceHub, WithTraces};
-use crate::signals::{Condition, Sample, Signals};
+use crate::signals::{Condition, NoMeasurement, NoMeasurementKind, Sample, Signals};
 use crate::spec::{MetricSpec, PrometheusSource, ScrapeSource, TraceStore, TracesSpec};
 
 /// How often instances are read when nobody says.
@@ -99,20 +99,20 @@ pub fn traced(
         attributes: spec.attributes.clone().unwrap_or_else(|| usual.attributes.clone()),
         ..usual
     });
-    let asked = spec.from.as_ref().and_then(|from| {
-        let store = trace_store(from, spec.service.as_deref().unwrap_or(rollout), client)
-            .inspect_err(|reason| tracing::warn!(rollout, reason, "traces are not asked for"))
-            .ok()?;
-        let every = from.address().every.map_or(ASK_STORE_EVERY, |every| every.0);
-        let telemetry = Arc::clone(hub.telemetry());
-        Some(StoreSource::start(
-            store,
-            book.clone(),
-            telemetry,
-            every,
-            Arc::clone(clock),
-        ))
-    });
+    let asked =
+        spec.from.as_ref().map(
+            |from| match trace_store(from, spec.service.as_deref().unwrap_or(rollout), client) {
+                Ok(store) => {
+                    let every = from.address().every.map_or(ASK_STORE_EVERY, |every| every.0);
+                    let telemetry = Arc::clone(hub.telemetry());
+                    StoreSource::start(store, book.clone(), telemetry, every, Arc::clone(clock))
+                }
+                Err(reason) => {
+                    let why = NoMeasurement::new(NoMeasurementKind::Unusable, reason);
+                    StoreSource::unfit(&from.address().url, why)
+                }
+            },
+        );
     let source = WithTraces::new(WithStore::new(source, asked), Some(book.clone()));
     (source, Some(book))
 }
@@ -150,6 +150,18 @@ impl Signals for Down {
     fn take(&mut self, _: Timestamp) -> Sample {
         Sample::empty(Condition::SourceDown { reason: self.0.clone() })
     }
+}
+
+/// The server and what to ask it where the matchers are filled in already, for the past.
+///
+/// # Errors
+/// The token file or the address, in words.
+pub fn asked_of(
+    source: &PrometheusSource,
+    metrics: &[MetricSpec],
+    client: &reqwest::Client,
+) -> Result<(Api, PrometheusConfig), String> {
+    prometheus(source, &Sides::default(), metrics, client)
 }
 
 /// The server and what to ask it, with `${canary}` and `${stable}` filled in.

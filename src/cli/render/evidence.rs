@@ -295,7 +295,7 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
     if blamed {
         evidence.push_str(", the most of all metrics");
     }
-    if let Some(ln_p) = metric.pass_ln_p {
+    if let Some(ln_p) = metric.pass_ln_p.filter(|ln_p| *ln_p > 0.0) {
         evidence.push_str(&format!("; {} that it may go on", odds(ln_p)));
     }
     say(out, "evidence", &evidence);
@@ -319,7 +319,8 @@ fn metric_lines(out: &mut String, metric: &MetricEvidence, blamed: bool) {
     if let Some(source) = &metric.source {
         say(out, "read from", source);
     }
-    if !metric.examples.is_empty() {
+    // Those of operations stand beside what they show.
+    if !metric.examples.is_empty() && !matches!(metric.seen, Seen::Operations { .. }) {
         say(out, "traces", &metric.examples.join(", "));
     }
 }

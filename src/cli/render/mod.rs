@@ -12,6 +12,7 @@ pub mod check;
 pub mod evidence;
 pub mod line;
 pub mod numbers;
+pub mod replay;
 pub mod status;
 pub mod table;
 pub mod timeline;

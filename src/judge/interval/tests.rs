@@ -39,11 +39,11 @@ fn release(rng: &mut ChaCha8Rng, rps: f64, share: f64, ratio: f64) -> (bool, Int
                 continue;
             }
             let (x_c, x_s) = (binomial(rng, n_c, ratio * stable), binomial(rng, n_s, stable));
-            seen.add(Window { n_c, n_s, x_c, x_s }, 1.0);
-            left_out |= !has(seen.interval(), ratio);
+            seen.add(Window { n_c, n_s, x_c, x_s });
+            left_out |= !has(seen.interval(1.0), ratio);
         }
     }
-    (left_out, seen.interval())
+    (left_out, seen.interval(1.0))
 }
 
 fn has(range: Interval, ratio: f64) -> bool {
@@ -90,11 +90,11 @@ fn a_range_on_totals_of_one_split_is_what_the_formula_says() {
     let mut seen = Likelihood::default();
     let (n_c, n_s, x_c, x_s) = (500.0, 9_500.0, 12.0, 95.0);
     for _ in 0..20 {
-        seen.add(Window { n_c, n_s, x_c, x_s }, 1.0);
+        seen.add(Window { n_c, n_s, x_c, x_s });
     }
     let exact = |ln: f64| 20.0 * (x_c * ln - (x_c + x_s) * (n_c / (n_c + n_s) * (ln.exp() - 1.0)).ln_1p());
     let mixed: Vec<f64> = MIXTURE.iter().map(|ln| exact(*ln)).collect();
-    let (kept, exact) = (seen.interval(), within(&mixed, exact));
+    let (kept, exact) = (seen.interval(1.0), within(&mixed, exact));
     for (kept, exact) in [(kept.low, exact.low), (kept.high, exact.high)] {
         let (kept, exact) = (kept.unwrap(), exact.unwrap());
         assert!((kept / exact - 1.0).abs() < 1e-4, "{kept} should be {exact}");
@@ -109,14 +109,14 @@ fn a_range_on_totals_of_one_split_is_what_the_formula_says() {
 
 #[test]
 fn nothing_seen_excludes_nothing_and_one_side_without_events_only_one_end() {
-    assert_eq!(Likelihood::default().interval(), Interval::unknown());
+    assert_eq!(Likelihood::default().interval(1.0), Interval::unknown());
     let after = |x_c, x_s| {
         let mut seen = Likelihood::default();
         for _ in 0..10 {
             let (n_c, n_s) = (100.0, 1_900.0);
-            seen.add(Window { n_c, n_s, x_c, x_s }, 1.0);
+            seen.add(Window { n_c, n_s, x_c, x_s });
         }
-        seen.interval()
+        seen.interval(1.0)
     };
     assert_eq!(after(0.0, 0.0), Interval::unknown());
     let down = after(50.0, 0.0);
@@ -135,8 +135,8 @@ fn bursts_make_a_range_wider() {
             x_c: 30.0,
             x_s: 180.0,
         };
-        seen.add(window, phi);
-        seen.interval()
+        seen.add(window);
+        seen.interval(phi)
     };
     let (calm, bursty) = (after(1.0), after(4.0));
     assert!(bursty.low.unwrap() < calm.low.unwrap() && calm.high.unwrap() < bursty.high.unwrap());
@@ -164,17 +164,61 @@ fn against_a_constant_it_is_the_same_promise() {
 #[test]
 fn a_range_survives_being_saved() {
     let mut seen = Likelihood::default();
-    seen.add(
-        Window {
-            n_c: 31.0,
-            n_s: 477.0,
-            x_c: 3.0,
-            x_s: 5.0,
-        },
-        1.3,
-    );
+    seen.add(Window {
+        n_c: 31.0,
+        n_s: 477.0,
+        x_c: 3.0,
+        x_s: 5.0,
+    });
     let text = serde_json::to_string(&seen).unwrap();
     let read: Likelihood = serde_json::from_str(&text).unwrap();
     assert_eq!(read, seen);
     assert!(text.len() < 600, "{} bytes", text.len());
+}
+
+/// Errors that come 15 at a time, on whichever side has the requests: the design effect has to carry the range.
+#[test]
+fn with_history_of_bursts_the_truth_is_inside_as_often() {
+    use crate::judge::{Config, History, Increment, Judge, Observation, Sides};
+    const CLUMP: f64 = 15.0;
+    let mut rng = ChaCha8Rng::seed_from_u64(15);
+    let (mut left_out, mut unbounded) = (0, 0);
+    let releases = 150;
+    for _ in 0..releases {
+        let mut clumps = |requests: f64| CLUMP * poisson(&mut rng, requests * 0.004 / CLUMP);
+        let pods = (0..20)
+            .map(|_| (0..6).map(|_| (6_000.0, clumps(6_000.0))).collect())
+            .collect();
+        let history = History { block_s: 300.0, pods };
+        let mut config = Config::default();
+        config.metrics.truncate(1);
+        let mut judge = Judge::new(config, Some(&history));
+        let (mut ever, mut look) = (false, 0);
+        let mut last = Interval::unknown();
+        for (stage, weight) in [0.05, 0.2, 0.5].into_iter().enumerate() {
+            judge.start_stage(stage as u32, f64::from(look) * 5.0, 0.5);
+            for _ in 0..36 {
+                look += 1;
+                let mut side = |share: f64| {
+                    let total = 2_000.0 * share;
+                    let bad = clumps(total);
+                    Some(Increment::Counts { total, bad })
+                };
+                let sides = Sides {
+                    canary: side(weight),
+                    stable: side(1.0 - weight),
+                };
+                let mut seen = Observation::default();
+                seen.metrics.insert("errors".to_owned(), sides);
+                let verdict = judge.look(f64::from(look) * 5.0, &seen);
+                last = verdict.metrics[0].interval.unwrap();
+                ever |= !has(last, 1.0);
+            }
+        }
+        left_out += u32::from(ever);
+        unbounded += u32::from(last.high.is_none());
+    }
+    println!("bursts of {CLUMP}: left out {left_out} of {releases}, {unbounded} without an upper end");
+    assert!(left_out <= releases / 20, "{left_out} of {releases}");
+    assert!(unbounded < releases / 2, "a range that is never bounded says nothing");
 }

@@ -162,7 +162,10 @@ impl Reader<'_> {
             at += self.step;
             let (now, later) = round.scrapes.into_iter().partition(|scrape| scrape.scrape.at <= at);
             round.scrapes = later;
-            let values = gauges.iter().filter(|(moment, ..)| *moment == at);
+            // The server counts in milliseconds.
+            let values = gauges
+                .iter()
+                .filter(|(moment, ..)| moment.as_millisecond() == at.as_millisecond());
             let due = Round {
                 scrapes: now,
                 gauges: values

@@ -1,7 +1,7 @@
 //! What a controller writes and reads.
 
 use super::*;
-use crate::judge::Course;
+use crate::judge::{Course, HistoryRecorder};
 use crate::store::codec::encode;
 
 #[test]
@@ -198,4 +198,22 @@ async fn the_trait_reads_and_writes_the_same() {
     assert_eq!(shared.load(&drive.key).await, Ok(drive.load()));
     assert_eq!(shared.commands(&drive.key, 0).await, Ok(vec![command]));
     assert_eq!(shared.commands(&drive.key, 1).await, Ok(vec![]));
+}
+
+#[test]
+fn what_was_recorded_of_stable_is_kept_per_service() {
+    let store = store();
+    assert_eq!(store.kept_history("shop"), Ok(None));
+    let mut recorder = HistoryRecorder::new(300.0);
+    for minute in 0..40i32 {
+        for pod in ["a", "b"] {
+            recorder.record(f64::from(minute) * 60.0, pod, 100.25, 0.5);
+        }
+        store
+            .keep_history("shop", &recorder, at(minute.into()))
+            .expect("written");
+    }
+    assert_eq!(store.kept_history("shop"), Ok(Some(recorder.clone())));
+    assert_eq!(store.kept_history("other"), Ok(None));
+    assert!(recorder.enough(6), "and it is still enough");
 }
