@@ -21,6 +21,8 @@ pub struct Merged<R, S> {
     /// Metrics that the router has measured at least once.
     owned: BTreeSet<MetricName>,
     agreement: Agreement,
+    /// Whether instances were ever read one by one: a router's sum over them is none of them.
+    has_pods: bool,
 }
 
 impl<R: Signals, S: Signals> Merged<R, S> {
@@ -31,6 +33,7 @@ impl<R: Signals, S: Signals> Merged<R, S> {
             scraped,
             owned: BTreeSet::new(),
             agreement: Agreement::default(),
+            has_pods: false,
         }
     }
 
@@ -42,7 +45,11 @@ impl<R: Signals, S: Signals> Merged<R, S> {
 
 impl<R: Signals, S: Signals> Signals for Merged<R, S> {
     fn take(&mut self, now: Timestamp) -> Sample {
-        let (router, scraped) = (self.router.take(now), self.scraped.take(now));
+        let (mut router, scraped) = (self.router.take(now), self.scraped.take(now));
+        self.has_pods |= !scraped.pods.is_empty();
+        if self.has_pods {
+            router.pods.clear();
+        }
         self.owned.extend(router.observation.metrics.keys().cloned());
         let doubt = self.agreement.look(now, &router, &scraped);
         Sample {

@@ -58,7 +58,8 @@ async fn what_was_recorded_of_stable_outlives_the_daemon() {
     let known = |yard: &Yard| {
         let data = DataDir::open(&yard.path("data"), SystemClock.now()).expect("nobody has it open");
         let kept = data.store().kept_history(SERVICE).expect("it can be read");
-        kept.expect("something was kept").lately().0
+        let pods = kept.expect("something was kept").history().pods;
+        pods.iter().flatten().map(|(requests, _)| requests).sum::<f64>()
     };
     tokio::time::sleep(Duration::from_secs(5)).await;
     yard.terminate().await;
