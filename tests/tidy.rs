@@ -298,6 +298,7 @@ fn every_source_file_is_compiled() {
                 let line = line.trim();
                 let line = line
                     .strip_prefix("pub ")
+                    .or_else(|| line.strip_prefix("pub(super) "))
                     .or_else(|| line.strip_prefix("pub(crate) "))
                     .unwrap_or(line);
                 line == format!("mod {declared};") || (line.starts_with("#[path") && line.contains(&file))

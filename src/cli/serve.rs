@@ -46,7 +46,7 @@ with a wade.yaml like this (all paths are relative to it, and all lines but the 
   data: wade-data           the record, output, and the socket wade.sock
   rollouts: rollouts        one file per service; these files decide which commands run
   http: {listen: 127.0.0.1:7711, tokenFile: token}
-  otlp: {grpc: 127.0.0.1:4317, http: 127.0.0.1:4318}    traces, as evidence where a rollout asks for it
+  otlp: {grpc: 127.0.0.1:4317, http: 127.0.0.1:4318}  traces, for rollouts that ask for them
 
 SIGTERM or Ctrl-C stops the daemon and leaves the services' processes running; the next `wade serve` takes
 them over and goes on with releases. A second signal stops it at once, which is safe as well.
