@@ -24,6 +24,7 @@ const STEP: SignedDuration = SignedDuration::from_secs(5);
 
 /// What is replayed, and by which settings.
 #[derive(Debug, Default, clap::Args)]
+#[group(id = "past")]
 pub(super) struct Args {
     /// Judge a past period again
     #[arg(long)]

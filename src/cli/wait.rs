@@ -38,7 +38,7 @@ pub(super) struct Args {
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let (cluster, name) = args.connection.cluster(&args.name, Options::default()).await?;
     let screen = Screen::new(args.output.output);
-    match tokio::time::timeout(args.wait.0, until(&cluster, &name, &screen)).await {
+    match tokio::time::timeout(args.wait.0, Box::pin(until(&cluster, &name, &screen))).await {
         Ok(end) => end,
         Err(_) => {
             if !screen.is_json() {

@@ -224,7 +224,7 @@ impl Cluster {
         // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
         if let Some(record) = running(store).await? {
             let (ask_id, version) = self.identity_of(name, request, store).await?;
-            if let Some(key) = self.make_way(store, name, &ask_id, &version).await? {
+            if let Some(key) = Box::pin(self.make_way(store, name, &ask_id, &version)).await? {
                 return Ok(Some(Started {
                     release: Some(key.clone()),
                     found: vec![format!(

@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn it_is_small_and_survives_being_saved() {
-        let course = looked(100_000, 1.0);
+        let course = looked(20_000, 60.0);
         let text = serde_json::to_string(&course).unwrap();
         assert!(text.len() < 7_000, "{} bytes", text.len());
         assert_eq!(serde_json::from_str::<Course>(&text).unwrap(), course);

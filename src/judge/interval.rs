@@ -110,19 +110,37 @@ impl Default for Likelihood {
     }
 }
 
+/// What one event speaks against each kept ratio at a given split of the requests: `ln(1 + w (ratio - 1))`. Several
+/// likelihoods of one window share it, as it is what adding a window costs.
+pub(crate) struct Spent([f64; KEPT]);
+
+impl Spent {
+    /// At `n_c` of the canary's requests beside `n_s` of stable's.
+    pub(crate) fn at(n_c: f64, n_s: f64) -> Self {
+        let weight = n_c / (n_c + n_s);
+        Self(POINTS.ratio.map(|ratio| (1.0 + weight * (ratio - 1.0)).ln()))
+    }
+}
+
 impl Likelihood {
     /// Adds a window of events on both sides.
     pub(crate) fn add(&mut self, window: Window) {
         let Window { n_c, n_s, x_c, x_s } = window;
+        if x_c + x_s > 0.0 && n_c > 0.0 && n_s > 0.0 {
+            self.add_at(&Spent::at(n_c, n_s), x_c, x_s);
+        }
+    }
+
+    /// The same where the split is known already.
+    pub(crate) fn add_at(&mut self, each: &Spent, x_c: f64, x_s: f64) {
         let events = x_c + x_s;
-        if events <= 0.0 || n_c <= 0.0 || n_s <= 0.0 {
+        if events <= 0.0 {
             return;
         }
         self.spent.resize(KEPT, 0.0);
         self.events += x_c;
-        let weight = n_c / (n_c + n_s);
-        for (spent, ratio) in self.spent.iter_mut().zip(&POINTS.ratio) {
-            *spent += events * (weight * (ratio - 1.0)).ln_1p();
+        for (spent, each) in self.spent.iter_mut().zip(&each.0) {
+            *spent += events * each;
         }
     }
 

@@ -13,7 +13,7 @@ use super::dispersion::Dispersion;
 use super::evalue::{GRID_PASS, ODDS_FAIL, ODDS_PASS, Window, rate, share};
 use super::histogram::{Split, above, above_split, nearest_bound, quantile, split_below};
 use super::intake::{admit, histogram};
-use super::interval::Likelihood;
+use super::interval::{Likelihood, Spent};
 use super::observation::{Increment, Sides};
 use super::pairing::Pair;
 use super::planning;
@@ -162,8 +162,10 @@ impl Latency {
                 };
                 let (canary, stable) = (with_total(n_c, seen.canary), with_total(n_s, seen.stable));
                 if let Some(window) = pair.push(canary.as_deref(), stable.as_deref()) {
+                    let requests = |columns: &[f64]| columns.first().copied().unwrap_or_default();
+                    let each = Spent::at(requests(&window.canary), requests(&window.stable));
                     for threshold in thresholds {
-                        threshold.compare(&window, self.pass_extra);
+                        threshold.compare(&window, self.pass_extra, &each);
                     }
                 }
             }
@@ -340,7 +342,7 @@ impl Threshold {
     }
 
     /// Bets on a window: per side the requests, then the buckets.
-    fn compare(&mut self, window: &Sides<Vec<f64>>, pass_extra: f64) {
+    fn compare(&mut self, window: &Sides<Vec<f64>>, pass_extra: f64, each: &Spent) {
         let ((n_c, canary), (n_s, stable)) = (split_first(&window.canary), split_first(&window.stable));
         let x_c = above(canary, self.bound);
         let x_fail = above_split(stable, self.fail_split);
@@ -373,7 +375,7 @@ impl Threshold {
             seen[1] += x;
         }
         let x_s = above(stable, self.bound);
-        self.ratio.add(Window { n_c, n_s, x_c, x_s });
+        self.ratio.add_at(each, x_c, x_s);
     }
 
     fn evidence(&self, above_s: f64) -> ThresholdEvidence {

@@ -548,16 +548,12 @@ fn measured_every(analysis: &AnalysisSpec) -> Span {
 /// Traces in the judge. Without a fair comparison there is nothing that they could say.
 fn traces_config(traces: &TracesSpec) -> MetricConfig {
     let defaults = OperationsConfig::default();
-    let allow = traces.allow.unwrap_or(Allow {
-        times: 1.0 + defaults.allow_ratio,
-        plus: defaults.allow_abs,
-    });
     MetricConfig {
         name: TRACES.to_owned(),
         weight: traces.weight.unwrap_or(1.0),
         kind: MetricKind::Operations(OperationsConfig {
-            allow_ratio: allow.times - 1.0,
-            allow_abs: allow.plus,
+            allow_ratio: traces.allow.map_or(defaults.allow_ratio, |allow| allow.times - 1.0),
+            allow_abs: traces.allow.map_or(defaults.allow_abs, |allow| allow.plus),
             new_errors: traces.new_errors.map_or(defaults.new_errors, |share| share.fraction()),
             max_increase: traces.latency.map_or(defaults.max_increase, |allow| allow.times - 1.0),
             warmup_s: defaults.warmup_s,

@@ -87,7 +87,7 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
     } else {
         let _ = writeln!(
             out,
-            "  early pass {}; until then stages run their time, and if none passes the outcome is unproven",
+            "  early pass {}\n             until then stages run their time, and the outcome is unproven",
             early_pass(plan)
         );
     }
@@ -105,8 +105,7 @@ pub fn early_pass(plan: &Plan) -> String {
         return format!("{known} {least} of stable's pods, two or more");
     }
     format!(
-        "{known} {pod_minutes} pod-minutes of stable, at least {least} (2 pods: {} min, 4 pods: {} min; one pod alone: never)",
-        pod_minutes.div_ceil(2),
+        "{known} {pod_minutes} pod-minutes of stable in at least {least} (4 pods: {} min, one pod: never)",
         pod_minutes.div_ceil(4)
     )
 }

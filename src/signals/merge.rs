@@ -149,4 +149,46 @@ mod tests {
             "a router that never measured is no source"
         );
     }
+
+    /// Counts so many requests of either side with every look.
+    struct Counting(f64);
+
+    impl Signals for Counting {
+        fn take(&mut self, now: Timestamp) -> Sample {
+            let counts = Some(Increment::Counts {
+                total: self.0,
+                bad: 0.0,
+            });
+            let sides = Sides {
+                canary: counts.clone(),
+                stable: counts,
+            };
+            let pod = |side: Side| PodIncrement {
+                pod: side.to_string(),
+                side,
+                requests: self.0,
+                errors: 0.0,
+            };
+            Sample {
+                observation: Observation {
+                    metrics: [(ERRORS.to_owned(), sides)].into(),
+                },
+                newest: Some(now),
+                pods: Side::BOTH.map(pod).to_vec(),
+                ..Sample::empty(Condition::Measured)
+            }
+        }
+    }
+
+    #[test]
+    fn what_both_count_is_compared_and_told_if_it_differs() {
+        let doubt_after_a_minute = |pods: f64| {
+            let mut merged = Merged::new(Counting(100.0), Counting(pods));
+            let second = |s: i64| Timestamp::from_second(1_000_000 + s).unwrap();
+            (1..=60).map(|s| merged.take(second(s)).doubt).next_back().flatten()
+        };
+        assert_eq!(doubt_after_a_minute(95.0), None);
+        let doubt = doubt_after_a_minute(50.0).unwrap();
+        assert_eq!(doubt.router, 2.0 * doubt.pods);
+    }
 }

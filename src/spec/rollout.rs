@@ -934,7 +934,7 @@ impl PassEarly {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PassEarlyRule {
-    /// Failed requests, as a share of all traffic, that a fault still unseen may cost at the next weight; `0.1pp`.
+    /// Failed requests, and slow ones, as a share of all traffic, that a fault still unseen may cost at the next weight; `0.1pp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors_of_all_traffic: Option<Percent>,
     /// The slowdown that must be excluded; `1.5x`.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
+use wade::clock::{Clock, SystemClock};
 use wade::demo::load::{Load, NO_VERSION};
 use wade::engine::Outcome;
+use wade::store::sqlite::DataDir;
 
 use super::yard::{GOOD, Rollout, SERVICE, Yard, signal};
 
@@ -43,6 +45,34 @@ async fn sigterm_keeps_processes_and_the_next_start_adopts_them() {
     assert_eq!(
         (stable.ready, stable.instances.iter().map(|i| i.restarts).sum::<u32>()),
         (2, 0)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_recorded_of_stable_outlives_the_daemon() {
+    let mut yard = Yard::new(&Rollout::default());
+    let client = yard.start().await;
+    yard.release(&client, "1.0.0", GOOD).await;
+    let load = Load::start(yard.address(), 200.0, 1);
+    // The requests that are known, once the daemon has stopped and let go of its folder.
+    let known = |yard: &Yard| {
+        let data = DataDir::open(&yard.path("data"), SystemClock.now()).expect("nobody has it open");
+        let kept = data.store().kept_history(SERVICE).expect("it can be read");
+        kept.expect("something was kept").lately().0
+    };
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    yard.terminate().await;
+    let before = known(&yard);
+    assert!(before > 200.0, "{before} requests in five seconds\n{}", yard.log());
+    yard.start().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    yard.terminate().await;
+    let after = known(&yard);
+    load.stop().await;
+    assert!(
+        after > before + 50.0,
+        "{before}, then {after}: it began anew\n{}",
+        yard.log()
     );
 }
 

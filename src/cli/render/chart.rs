@@ -46,6 +46,9 @@ pub fn since_start(t_s: f64) -> String {
     clock(SignedDuration::from_secs(t_s as i64))
 }
 
+/// Picks a side's share out of a column.
+type Pick = fn(&Column) -> Option<f64>;
+
 /// One column: what was known at its end, and what both sides did in it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Column {
@@ -129,9 +132,8 @@ fn short(ln_e: f64) -> String {
 
 /// Both sides' share of failed requests, on one scale.
 fn shares(out: &mut String, columns: &[Column]) {
-    let sides: [(&str, fn(&Column) -> Option<f64>); 2] =
-        [("canary", |column| column.canary), ("stable", |column| column.stable)];
-    let seen = |pick: fn(&Column) -> Option<f64>| columns.iter().filter_map(pick).reduce(f64::max);
+    let sides: [(&str, Pick); 2] = [("canary", |column| column.canary), ("stable", |column| column.stable)];
+    let seen = |pick: Pick| columns.iter().filter_map(pick).reduce(f64::max);
     let top = sides.iter().filter_map(|(_, pick)| seen(*pick)).fold(0.0, f64::max);
     if sides.iter().all(|(_, pick)| seen(*pick).is_none()) {
         return;

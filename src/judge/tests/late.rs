@@ -8,11 +8,11 @@ fn history_that_comes_later_lets_later_stages_pass_and_changes_no_evidence() {
     let healthy = counts("errors", Some((5000.0, 2.5)), Some((45_000.0, 22.5)));
     let (_, first) = look_until(&mut judge, 0, 300, &healthy);
     assert_eq!((first.call, judge.knows_bursts()), (Call::Undecided, false));
-    let before = judge.clone();
+    let mut before = judge.clone();
     judge.learn(&quiet());
     assert_eq!(
         judge.look(300.0, &Observation::default()).evidence,
-        before.clone().look(300.0, &Observation::default()).evidence
+        before.look(300.0, &Observation::default()).evidence
     );
     judge.start_stage(2, 300.0, 0.5);
     let (at, second) = look_until(&mut judge, 300, 600, &healthy);
