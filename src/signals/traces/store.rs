@@ -11,10 +11,10 @@
 //! What goes wrong is a [`NoMeasurement`], a line in the log, and said beside the metric's source. It never changes whether
 //! measuring works: traces are never needed for a verdict (see [`super`]).
 
-pub(super) mod api;
+pub mod api;
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
