@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::platforms::local::proxy::METRICS;
+use crate::signals::traces::telemetry;
 use crate::spec::schema;
 
 const ROLLOUT: &str = include_str!("../docs/rollout.md");
@@ -67,7 +68,13 @@ fn every_field_and_every_choice_of_the_schema_is_in_the_reference() {
 #[test]
 fn every_metric_is_in_the_operators_list() {
     assert_eq!(
-        unsaid(OPERATING, METRICS.iter().map(|metric| metric.name)),
+        unsaid(
+            OPERATING,
+            METRICS
+                .iter()
+                .map(|metric| metric.name)
+                .chain(telemetry::METRICS.iter().map(|metric| metric.name))
+        ),
         Vec::<&str>::new()
     );
 }

@@ -15,5 +15,7 @@ mod crash;
 mod disk;
 #[path = "platforms/doors.rs"]
 mod doors;
+#[path = "platforms/jaeger.rs"]
+mod jaeger;
 #[path = "platforms/stops.rs"]
 mod stops;

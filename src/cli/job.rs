@@ -17,7 +17,7 @@ use crate::daemon::client::Client;
 use crate::store::ReleaseKey;
 
 /// A pod that does not start within this is given up, and its Job removed.
-const START_WITHIN: Duration = Duration::from_secs(300);
+const START_WITHIN: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(500);
 /// The longest that a step may take, where the plan is made inside of the Job.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -166,7 +166,10 @@ async fn begun(
             JobStanding::Ended(code, words) => return Ok(Begun::Ended(code, words)),
             JobStanding::Running => {}
             JobStanding::Starting(why) => {
-                if why.is_some() && why != told && !screen.is_json() {
+                // Each new pod says it anew, with other ids in it.
+                let kind =
+                    |why: &Option<String>| why.as_deref().and_then(|why| why.split(':').next().map(str::to_owned));
+                if why.is_some() && kind(&why) != kind(&told) && !screen.is_json() {
                     screen.text(&format!("starting {}", why.as_deref().unwrap_or_default()));
                 }
                 told = why.or(told);

@@ -427,10 +427,10 @@ fn warn(report: &mut Report, found: &Found, probe: &Probe, release: &Release, mo
     if let Some(why) = &probe.why_not {
         report.warnings.push(format!("no metrics of the pods: {why}"));
     }
-    if !found.nodes.is_empty() {
-        if let Some(words) = budget::node_room(&found.nodes, &found.pods, &release.template, most).shortage() {
-            report.warnings.push(words);
-        }
+    if !found.nodes.is_empty()
+        && let Some(words) = budget::node_room(&found.nodes, &found.pods, &release.template, most).shortage()
+    {
+        report.warnings.push(words);
     }
 }
 

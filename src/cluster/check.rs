@@ -10,9 +10,9 @@ use super::probe::Probe;
 use super::rbac::Lacking;
 use crate::apiserver::Kind;
 use crate::apiserver::value::{name, text};
-use crate::plan::{Outlook, Plan, StageKind, render, smallest_rise};
+use crate::plan::{Outlook, Plan, StageKind, early_pass, render, smallest_rise};
 use crate::platforms::kubernetes::{Isolation, Release, ScalerKind, budget, managers, workload};
-use crate::spec::{Source, Span};
+use crate::spec::Source;
 
 /// Everything that is known about a release before it begins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -340,7 +340,7 @@ fn around(found: &Found, release: &Release) -> Vec<String> {
 }
 
 fn metrics(probe: &Probe, plan: &Plan) -> MetricsSeen {
-    let least: Span = plan.history.least;
+    let early = early_pass(plan);
     MetricsSeen {
         place: probe.metrics.as_ref().map(|at| format!(":{}{}", at.port, at.path)),
         names: probe.names.clone(),
@@ -348,12 +348,10 @@ fn metrics(probe: &Probe, plan: &Plan) -> MetricsSeen {
         why_not: probe.why_not.clone(),
         history: match &plan.measure.source {
             Some(Source::Prometheus(_)) => {
-                format!(
-                    "Prometheus is asked for stable's past when the release begins; an early pass needs {least} of it"
-                )
+                format!("Prometheus is asked for stable's past when the release begins; early pass {early}")
             }
             Some(Source::Scrape(_)) => format!(
-                "none: Wade reads the pods only while a release runs, and an early pass needs {least} of stable's past; name a Prometheus under analysis.source to have it"
+                "Wade reads the pods only while a release runs; early pass {early}; name a Prometheus under analysis.source to have stable's past from the start"
             ),
             None => "none, and nothing to read: nothing can be compared".to_owned(),
         },

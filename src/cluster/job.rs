@@ -17,7 +17,7 @@ use crate::daemon::api::{Problem, ProblemKind};
 use crate::platforms::kubernetes::{PART, ROLLOUT};
 
 /// Where the files of a step are in its pod.
-pub const FILES: &str = "/wade";
+pub const FILES: &str = "/etc/wade";
 /// How long a finished Job is kept to be looked at, in seconds.
 const KEPT_S: u32 = 3600;
 /// How often a pod that was taken away is replaced.

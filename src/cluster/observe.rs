@@ -149,7 +149,7 @@ impl Cluster {
             let now = self.clock.now();
             let t = now.duration_since(began).as_secs_f64();
             let sample = signals.take(now);
-            let verdict = Box::new(judge.look(t, &with_limits(&sample.observation, plan)));
+            let verdict = Box::new(judge.look_doubting(t, &with_limits(&sample.observation, plan), sample.doubt));
             if verdict.call == Call::Fail && seen.would_have.is_none() {
                 seen.would_have = Some((now, verdict.clone()));
                 tell(now, Told::WouldHave(verdict.clone()));

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::engine::{
     Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide,
 };
-use crate::judge::{Course, HistoryRecorder, Judge, Observation, Verdict};
+use crate::judge::{Course, History, HistoryRecorder, Judge, Observation, Verdict};
 use crate::plan::{Comparison, LIMIT, Plan, Split, StageKind};
 use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
@@ -344,7 +344,11 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
         let record = self.judge.as_mut()?;
-        let mut verdict = Box::new(record.judge.look(t, &with_limits(&sample.observation, &self.plan)));
+        let mut verdict = Box::new(record.judge.look_doubting(
+            t,
+            &with_limits(&sample.observation, &self.plan),
+            sample.doubt,
+        ));
         let of = |metric: &str| self.sources.get(metric.strip_suffix(LIMIT).unwrap_or(metric)).cloned();
         verdict.name_sources(of);
         self.course.push(t, &verdict);
@@ -359,6 +363,18 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         })
     }
 
+    /// How stable behaved, if enough of it is known. What the source remembers goes further back than what was recorded
+    /// here.
+    fn stable_past(&self) -> Option<History> {
+        if self.plan.comparison != Comparison::WithStable {
+            return None;
+        }
+        let plan = &self.plan.history;
+        let remembered = self.signals.history().filter(|history| plan.is_met_by(history));
+        let recorded = || self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        remembered.or_else(|| plan.enough(&recorded()))
+    }
+
     /// Tells the judge that a stage has begun, once. The judge itself is made with the first stage, so that stable's
     /// behaviour up to that moment counts as history.
     fn begin_stage(&mut self, stage: usize, now: Timestamp) {
@@ -366,20 +382,15 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             return;
         }
         let t = now.duration_since(self.state.started).as_secs_f64();
-        let recorded = self.history.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let enough = recorded.enough(self.plan.history.blocks()) && self.plan.comparison == Comparison::WithStable;
-        // What the source remembers goes further back than what was recorded here.
-        let history = self
-            .signals
-            .history()
-            .filter(|_| self.plan.comparison == Comparison::WithStable);
-        let record = self.judge.get_or_insert_with(|| {
-            let history = history.or_else(|| enough.then(|| recorded.history()));
-            JudgeRecord {
-                judge: Judge::new(self.plan.judge.clone(), history.as_ref()),
-                stage,
-            }
+        let past = self.stable_past();
+        let record = self.judge.get_or_insert_with(|| JudgeRecord {
+            judge: Judge::new(self.plan.judge.clone(), past.as_ref()),
+            stage,
         });
+        // What was too little at the first stage may be enough by now.
+        if let Some(past) = &past {
+            record.judge.learn(past);
+        }
         record.stage = stage;
         let plan = &self.plan.stages[stage];
         if plan.kind == StageKind::Bake {

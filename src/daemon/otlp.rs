@@ -43,8 +43,8 @@ use crate::signals::traces::{Count, TraceHub};
 
 /// The largest request, as sent and after decompression.
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
-/// Requests that are being read at once; more are told to come back. With [`MAX_REQUEST_BYTES`] and [`DECODED_AT_ONCE`]
-/// this is the most memory that requests take: 16 bodies and 4 decompressed ones, 80 MiB.
+/// Requests that are being read at once; more are told to come back. With [`MAX_REQUEST_BYTES`] this is the most memory
+/// that requests take: 16 bodies and what each becomes, 128 MiB.
 pub const REQUESTS_AT_ONCE: usize = 16;
 /// Requests that are decompressed and read at the same moment.
 const DECODED_AT_ONCE: usize = 4;
@@ -52,8 +52,8 @@ const DECODED_AT_ONCE: usize = 4;
 const MAX_CONNECTIONS: usize = 128;
 /// For the TLS handshake, and for the first request that is allowed in: who only connects is let go.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
-/// For the head of a request.
-const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// For the head of a request; hyper counts the rest between two requests as well, and exporters rest for some seconds.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
 /// For a whole request.
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 /// A connection is asked to come anew after so long, so that no sender keeps its place for ever.

@@ -102,6 +102,10 @@ impl Errors {
         self.tally.start_stage();
     }
 
+    pub(crate) fn learn(&mut self, phi0: f64) {
+        self.terms.phi0 = Some(phi0);
+    }
+
     /// From now on the canary has all traffic. The evidence so far stays; what is added is measured against a constant
     /// (METHOD.md 2.3), which is as fair a bet, so the two may be multiplied.
     pub(crate) fn start_bake(&mut self) {

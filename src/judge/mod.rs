@@ -55,7 +55,7 @@ pub use counter::Counter;
 pub use course::Course;
 pub use history::{History, HistoryRecorder};
 pub use interval::Interval;
-pub use observation::{Increment, MetricName, Observation, Sides};
+pub use observation::{CountsDiffer, Increment, MetricName, Observation, Sides};
 pub use verdict::{Call, MetricEvidence, Verdict};
 
 use capital::{MAX_TIME_S, ln_sum};
@@ -141,6 +141,21 @@ impl Judge {
         }
     }
 
+    /// Whether enough is known about how bursty stable is for a stage to pass early.
+    pub fn knows_bursts(&self) -> bool {
+        self.knows_bursts
+    }
+
+    /// Learns how bursty stable is after the release has begun, where it was not known before. It says what a pass must
+    /// reckon with from now on; what has been bet against the canary stays as it is. Call it before a stage begins: a
+    /// pass that is half collected was collected for less.
+    pub fn learn(&mut self, history: &History) {
+        if let (false, Some(phi0)) = (self.knows_bursts, history.phi0()) {
+            self.knows_bursts = true;
+            self.signals.iter_mut().for_each(|signal| signal.learn(phi0));
+        }
+    }
+
     /// A stage begins, `at_s` seconds into the release; after it the canary will have `next_weight` of the traffic (a
     /// share). What would pass it is collected anew, what would fail the release is kept. Saying it again for the stage
     /// that runs changes nothing, so a restarted caller may.
@@ -177,6 +192,17 @@ impl Judge {
     /// enough to pass.
     pub fn look(&mut self, t_s: f64, seen: &Observation) -> Verdict {
         let standing = self.take_in(t_s, seen);
+        self.tell(&standing)
+    }
+
+    /// The same while two who count the same requests do not agree: nothing passes then, and the verdict says why. What
+    /// fails a canary fails it all the same, as a canary that refuses connections counts nothing.
+    pub fn look_doubting(&mut self, t_s: f64, seen: &Observation, doubt: Option<CountsDiffer>) -> Verdict {
+        let mut standing = self.take_in(t_s, seen);
+        if let Some(differ) = doubt.filter(|_| standing.call != Call::Fail && !self.baking) {
+            standing.call = Call::Undecided;
+            standing.waiting = Waiting::ForAgreement(differ);
+        }
         self.tell(&standing)
     }
 

@@ -49,6 +49,10 @@ impl Objective {
         self.tally.start_stage();
     }
 
+    pub(crate) fn learn(&mut self, phi0: f64) {
+        self.terms.phi0 = Some(phi0);
+    }
+
     pub(crate) fn look(&mut self, t_s: f64, sides: &Sides<Option<Increment>>) {
         let seen = admit(sides, &mut self.dropped, counts);
         self.tally.add(&seen);

@@ -12,6 +12,20 @@ use serde::{Deserialize, Serialize};
 /// The name of a metric as the analysis lists it (`errors`, `latency`, or the user's own).
 pub type MetricName = String;
 
+/// Two counts of the same requests that cannot both be right.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CountsDiffer {
+    /// They are the canary's requests, and not stable's.
+    pub of_canary: bool,
+    /// What the router counted.
+    pub router: f64,
+    /// What the pods counted.
+    pub pods: f64,
+    /// Over how many seconds.
+    pub over_s: f64,
+}
+
 /// The name of the metric that traces are.
 pub const TRACES: &str = "traces";
 

@@ -3,7 +3,7 @@
 //! The same sentence goes to the terminal, the API, events, logs and notifications, so it has no colour, no line break
 //! and nothing that needs the reader to know e-values: evidence is told as odds.
 
-use super::observation::Sides;
+use super::observation::{CountsDiffer, Sides};
 use super::terms::Tripped;
 use super::verdict::{Counts, MetricEvidence, OperationEvidence, Seen, SignatureEvidence};
 
@@ -22,6 +22,8 @@ pub(crate) enum Waiting {
     WhileBaking,
     /// Nothing but traces is judged, which prove nothing.
     ForCounts,
+    /// Two who count the same requests do not agree.
+    ForAgreement(CountsDiffer),
 }
 
 /// A metric has failed the canary, or makes it suspicious.
@@ -70,6 +72,14 @@ pub(crate) fn undecided(metrics: &[MetricEvidence], waiting: Waiting) -> String 
         ),
         Waiting::ByChoice => format!(
             "undecided: this stage runs its full time, so far {}",
+            all_figures(metrics)
+        ),
+        Waiting::ForAgreement(differ) => format!(
+            "undecided: of {} requests in {:.0} s the router counted {} and the pods {}, more than a fifth apart; so far {}",
+            if differ.of_canary { "the canary's" } else { "stable's" },
+            differ.over_s,
+            number(differ.router),
+            number(differ.pods),
             all_figures(metrics)
         ),
         Waiting::ForCounts => format!("undecided: traces alone prove nothing, so far {}", all_figures(metrics)),

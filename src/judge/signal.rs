@@ -132,6 +132,15 @@ impl Signal {
         }
     }
 
+    /// Takes note of how bursty stable is; see [`super::Judge::learn`].
+    pub(crate) fn learn(&mut self, phi0: f64) {
+        match &mut self.state {
+            State::Errors(errors) => errors.learn(phi0),
+            State::Objective(objective) => objective.learn(phi0),
+            State::Latency(_) | State::Gauge(_) | State::Operations(_) => {}
+        }
+    }
+
     /// What it saw; `ln_e` is its own evidence, `baking` takes the pass away.
     pub(crate) fn evidence(&self, ln_e: f64, baking: bool) -> MetricEvidence {
         let (phi, smallest_ratio, dropped, seen) = match &self.state {

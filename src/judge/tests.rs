@@ -7,6 +7,8 @@ use super::config::{
 };
 use super::{Call, History, Increment, Judge, Observation, Sides, Verdict};
 
+mod fairness;
+mod late;
 mod operations;
 mod properties;
 

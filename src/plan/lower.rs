@@ -5,6 +5,7 @@ use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
     OperationsConfig, Tripwire,
 };
+use crate::judge::history::{EARLY_PASS_MINUTES, EARLY_PASS_POD_MINUTES};
 use crate::judge::observation::TRACES;
 use crate::spec::{
     Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
@@ -205,9 +206,18 @@ pub fn lower(
 /// How much history an analysis asks for.
 pub fn history_plan(analysis: &AnalysisSpec) -> HistoryPlan {
     let history = analysis.history.as_ref();
-    HistoryPlan {
-        least: history.and_then(|history| history.least).unwrap_or(Span::secs(1800)),
-        block: history.and_then(|history| history.block).unwrap_or(Span::secs(300)),
+    let block = history.and_then(|history| history.block).unwrap_or(Span::secs(60));
+    match history.and_then(|history| history.least) {
+        Some(least) => HistoryPlan {
+            least,
+            block: block.min(least),
+            pod_minutes: 0,
+        },
+        None => HistoryPlan {
+            least: Span::secs(60 * EARLY_PASS_MINUTES),
+            block,
+            pod_minutes: EARLY_PASS_POD_MINUTES,
+        },
     }
 }
 
@@ -538,16 +548,12 @@ fn measured_every(analysis: &AnalysisSpec) -> Span {
 /// Traces in the judge. Without a fair comparison there is nothing that they could say.
 fn traces_config(traces: &TracesSpec) -> MetricConfig {
     let defaults = OperationsConfig::default();
-    let allow = traces.allow.unwrap_or(Allow {
-        times: 1.0 + defaults.allow_ratio,
-        plus: defaults.allow_abs,
-    });
     MetricConfig {
         name: TRACES.to_owned(),
         weight: traces.weight.unwrap_or(1.0),
         kind: MetricKind::Operations(OperationsConfig {
-            allow_ratio: allow.times - 1.0,
-            allow_abs: allow.plus,
+            allow_ratio: traces.allow.map_or(defaults.allow_ratio, |allow| allow.times - 1.0),
+            allow_abs: traces.allow.map_or(defaults.allow_abs, |allow| allow.plus),
             new_errors: traces.new_errors.map_or(defaults.new_errors, |share| share.fraction()),
             max_increase: traces.latency.map_or(defaults.max_increase, |allow| allow.times - 1.0),
             warmup_s: defaults.warmup_s,

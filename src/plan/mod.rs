@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::judge;
+use crate::judge::{self, History, HistoryRecorder};
 use crate::spec::{
     MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TracesSpec,
     TrafficMatch, Weight, Windows,
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
-pub use text::{Outlook, render, smallest_rise};
+pub use text::{Outlook, early_pass, render, smallest_rise};
 
 /// One release's way, with nothing left to look up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -253,9 +253,33 @@ pub struct HistoryPlan {
     pub least: Span,
     /// Length of one block.
     pub block: Span,
+    /// How much of it, in minutes times pods; 0 where the rollout says how long is enough.
+    #[serde(default)]
+    pub pod_minutes: u32,
 }
 
+/// How far back a metrics server is asked where the rollout does not say: enough of two pods.
+const ASKED: Span = Span::secs(3600);
+
 impl HistoryPlan {
+    /// How far back a metrics server is asked.
+    pub fn asked(&self) -> Span {
+        if self.pod_minutes == 0 { self.least } else { ASKED }
+    }
+
+    /// Whether what a metrics server remembers is enough for an early pass.
+    pub fn is_met_by(&self, history: &History) -> bool {
+        // Who says how long is enough is not held to it by the second: a server floors to whole blocks.
+        self.pod_minutes == 0
+            || (history.pod_minutes() >= f64::from(self.pod_minutes) && history.span_s() >= self.least.as_secs_f64())
+    }
+
+    /// What was recorded of stable, if it is enough for an early pass.
+    pub fn enough(&self, recorded: &HistoryRecorder) -> Option<History> {
+        let history = recorded.enough(self.blocks()).then(|| recorded.history())?;
+        self.is_met_by(&history).then_some(history)
+    }
+
     /// How many whole blocks that is.
     pub fn blocks(&self) -> usize {
         let blocks = self.least.as_secs_f64() / self.block.as_secs_f64().max(1e-3);

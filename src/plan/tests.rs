@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use insta::assert_snapshot;
 
 use super::{Circumstances, Lane, Outlook, Plan, StageKind, lower, render};
+use crate::judge::config::{MetricKind, OperationsConfig};
 use crate::spec::{OnUndecided, Span, Weight, read_rollout, resolve, strategies};
 
 const BUSY: Outlook = Outlook {
@@ -251,4 +252,28 @@ fn a_plan_comes_back_from_its_record() {
         let text = serde_json::to_string(&plan).expect("a plan can be written");
         assert_eq!(serde_json::from_str::<Plan>(&text).expect("a plan can be read"), plan);
     }
+}
+
+#[test]
+fn traces_are_judged_where_they_are_asked_for_and_there_is_somebody_to_compare_with() {
+    let traces = |plan: &Plan| {
+        plan.judge.metrics.iter().find_map(|metric| match &metric.kind {
+            MetricKind::Operations(config) => Some((metric.name.clone(), metric.weight, config.clone())),
+            _ => None,
+        })
+    };
+    assert_eq!(traces(&plan("")), None);
+    let asked = plan("analysis: {traces: {newErrors: 0.5%, latency: 2x, onWorse: hold, weight: 2}}");
+    let expected = OperationsConfig {
+        new_errors: 0.005,
+        max_increase: 1.0,
+        only_hold: true,
+        ..OperationsConfig::default()
+    };
+    assert_eq!(traces(&asked), Some(("traces".to_owned(), 2.0, expected)));
+    assert_eq!(asked.judge.metrics.len(), 3, "beside errors and latency");
+    let lane = Lane::Emergency {
+        reason: "fire".to_owned(),
+    };
+    assert_eq!(traces(&in_lane(lane, "analysis: {traces: {}}")), None);
 }

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Comparison, Lane, Plan, Stage, StageKind};
+use super::{Comparison, HistoryPlan, Lane, Plan, Stage, StageKind};
 use crate::judge::config::MetricKind;
 use crate::judge::planning;
-use crate::spec::Mode;
+use crate::spec::{Mode, Source};
 
 /// What is known of the service's traffic, for saying what a stage could see.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,11 +87,27 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
     } else {
         let _ = writeln!(
             out,
-            "  early pass once stable has been watched for {}; without that, stages run their time and the outcome is unproven",
-            plan.history.least
+            "  early pass {}\n             until then stages run their time, and the outcome is unproven",
+            early_pass(plan)
         );
     }
     out
+}
+
+/// When stages may pass early, and who knows it.
+pub fn early_pass(plan: &Plan) -> String {
+    let HistoryPlan { least, pod_minutes, .. } = plan.history;
+    let known = match &plan.measure.source {
+        Some(Source::Prometheus(_)) => "if Prometheus remembers",
+        Some(Source::Scrape(_)) | None => "once Wade has watched",
+    };
+    if pod_minutes == 0 {
+        return format!("{known} {least} of stable's pods, two or more");
+    }
+    format!(
+        "{known} {pod_minutes} pod-minutes of stable in at least {least} (4 pods: {} min, one pod: never)",
+        pod_minutes.div_ceil(4)
+    )
 }
 
 fn describe(plan: &Plan, stage: &Stage) -> String {

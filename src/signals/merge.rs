@@ -2,13 +2,15 @@
 //!
 //! The idea: a request must be counted by one source only, so a metric belongs to the router from the moment the
 //! router first measured it, and stays with it even while the router is away: its first difference afterwards covers
-//! the time in between, and adding the other source's would count those requests twice.
+//! the time in between, and adding the other source's would count those requests twice. That both count requests is of
+//! use all the same: where they do not agree ([`Agreement`]), somebody has to say so.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
 use crate::judge::observation::MetricName;
+use crate::signals::agreement::Agreement;
 use crate::signals::{Sample, Signals};
 
 /// The router's counters first, `scraped` for metrics that the router has not.
@@ -20,6 +22,7 @@ pub struct Merged<R, S> {
     owned: BTreeSet<MetricName>,
     /// Whether instances were ever read one by one: a router's sum over them is none of them.
     has_pods: bool,
+    agreement: Agreement,
 }
 
 impl<R: Signals, S: Signals> Merged<R, S> {
@@ -30,6 +33,7 @@ impl<R: Signals, S: Signals> Merged<R, S> {
             scraped,
             owned: BTreeSet::new(),
             has_pods: false,
+            agreement: Agreement::default(),
         }
     }
 
@@ -42,12 +46,16 @@ impl<R: Signals, S: Signals> Merged<R, S> {
 impl<R: Signals, S: Signals> Signals for Merged<R, S> {
     fn take(&mut self, now: Timestamp) -> Sample {
         let (mut router, scraped) = (self.router.take(now), self.scraped.take(now));
+        self.owned.extend(router.observation.metrics.keys().cloned());
+        let doubt = self.agreement.look(now, &router, &scraped);
         self.has_pods |= !scraped.pods.is_empty();
         if self.has_pods {
             router.pods.clear();
         }
-        self.owned.extend(router.observation.metrics.keys().cloned());
-        merge(router, scraped, &self.owned)
+        Sample {
+            doubt,
+            ..merge(router, scraped, &self.owned)
+        }
     }
 
     fn expect_canary_traffic(&mut self, since: Option<Timestamp>) {
@@ -147,5 +155,47 @@ mod tests {
             scraped,
             "a router that never measured is no source"
         );
+    }
+
+    /// Counts so many requests of either side with every look.
+    struct Counting(f64);
+
+    impl Signals for Counting {
+        fn take(&mut self, now: Timestamp) -> Sample {
+            let counts = Some(Increment::Counts {
+                total: self.0,
+                bad: 0.0,
+            });
+            let sides = Sides {
+                canary: counts.clone(),
+                stable: counts,
+            };
+            let pod = |side: Side| PodIncrement {
+                pod: side.to_string(),
+                side,
+                requests: self.0,
+                errors: 0.0,
+            };
+            Sample {
+                observation: Observation {
+                    metrics: [(ERRORS.to_owned(), sides)].into(),
+                },
+                newest: Some(now),
+                pods: Side::BOTH.map(pod).to_vec(),
+                ..Sample::empty(Condition::Measured)
+            }
+        }
+    }
+
+    #[test]
+    fn what_both_count_is_compared_and_told_if_it_differs() {
+        let doubt_after_a_minute = |pods: f64| {
+            let mut merged = Merged::new(Counting(100.0), Counting(pods));
+            let second = |s: i64| Timestamp::from_second(1_000_000 + s).unwrap();
+            (1..=60).map(|s| merged.take(second(s)).doubt).next_back().flatten()
+        };
+        assert_eq!(doubt_after_a_minute(95.0), None);
+        let doubt = doubt_after_a_minute(50.0).unwrap();
+        assert_eq!(doubt.router, 2.0 * doubt.pods);
     }
 }

@@ -13,6 +13,7 @@
 //! (counters to increments), [`tally`] (increments to one sample), [`presence`] (who is silent), then the sources:
 //! [`scrape`], [`prometheus`], [`router`], [`mod@source`] (from a rollout's words), and [`merge`] to use two at once.
 
+pub mod agreement;
 pub mod exposition;
 pub mod families;
 pub mod http;
@@ -36,7 +37,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::judge::History;
-use crate::judge::observation::{MetricName, Observation, Sides};
+use crate::judge::observation::{CountsDiffer, MetricName, Observation, Sides};
 
 /// The metric name under which requests and errors are reported.
 pub const ERRORS: &str = "errors";
@@ -139,6 +140,8 @@ pub struct Sample {
     pub pods: Vec<PodIncrement>,
     /// What could not be measured and why; each is a sentence for the release's timeline.
     pub notes: Vec<NoMeasurement>,
+    /// Router and pods have counted the same requests and do not agree.
+    pub doubt: Option<CountsDiffer>,
     /// What the numbers are read from (`http_requests_total`), for the `found` line. Sorted, without repetition.
     pub found: Vec<String>,
     /// The same per metric, with where it was read (`http_requests_total on the pods' own page`), for verdicts.
@@ -155,6 +158,7 @@ impl Sample {
             rates: Sides::default(),
             pods: Vec::new(),
             notes: Vec::new(),
+            doubt: None,
             found: Vec::new(),
             sources: BTreeMap::new(),
         }

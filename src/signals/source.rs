@@ -19,7 +19,7 @@ use crate::signals::traces::jaeger::Jaeger;
 use crate::signals::traces::store::{Store, StoreSource, WithStore};
 use crate::signals::traces::tempo::Tempo;
 use crate::signals::traces::{Rule, TraceBook, TraceHub, WithTraces};
-use crate::signals::{Condition, Sample, Signals};
+use crate::signals::{Condition, NoMeasurement, NoMeasurementKind, Sample, Signals};
 use crate::spec::{MetricSpec, PrometheusSource, ScrapeSource, TraceStore, TracesSpec};
 
 /// How often instances are read when nobody says.
@@ -64,7 +64,7 @@ pub fn prometheus_source(
                 api.clone(),
                 config.clone(),
                 Arc::clone(clock),
-                history.least.signed(),
+                history.asked().signed(),
                 Arc::clone(past),
             );
             match Prometheus::start(api, config, Arc::clone(clock)) {
@@ -99,20 +99,20 @@ pub fn traced(
         attributes: spec.attributes.clone().unwrap_or_else(|| usual.attributes.clone()),
         ..usual
     });
-    let asked = spec.from.as_ref().and_then(|from| {
-        let store = trace_store(from, spec.service.as_deref().unwrap_or(rollout), client)
-            .inspect_err(|reason| tracing::warn!(rollout, reason, "traces are not asked for"))
-            .ok()?;
-        let every = from.address().every.map_or(ASK_STORE_EVERY, |every| every.0);
-        let telemetry = Arc::clone(hub.telemetry());
-        Some(StoreSource::start(
-            store,
-            book.clone(),
-            telemetry,
-            every,
-            Arc::clone(clock),
-        ))
-    });
+    let asked =
+        spec.from.as_ref().map(
+            |from| match trace_store(from, spec.service.as_deref().unwrap_or(rollout), client) {
+                Ok(store) => {
+                    let every = from.address().every.map_or(ASK_STORE_EVERY, |every| every.0);
+                    let telemetry = Arc::clone(hub.telemetry());
+                    StoreSource::start(store, book.clone(), telemetry, every, Arc::clone(clock))
+                }
+                Err(reason) => {
+                    let why = NoMeasurement::new(NoMeasurementKind::Unusable, reason);
+                    StoreSource::unfit(&from.address().url, why)
+                }
+            },
+        );
     let source = WithTraces::new(WithStore::new(source, asked), Some(book.clone()));
     (source, Some(book))
 }

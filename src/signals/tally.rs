@@ -223,6 +223,7 @@ impl Tally {
                 })
                 .collect(),
             notes: notes.into_values().collect(),
+            doubt: None,
             found: found.into_iter().map(str::to_owned).collect(),
             sources,
         }

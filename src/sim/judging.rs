@@ -18,3 +18,6 @@ pub mod service;
 pub mod settings;
 pub mod speed;
 pub mod trial;
+
+#[cfg(test)]
+mod tests;

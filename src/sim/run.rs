@@ -494,7 +494,8 @@ fn history(case: &Case) -> HistoryRecorder {
     let mut recorder = HistoryRecorder::new(block);
     if case.watched && case.full >= 2 {
         let mut chance = Chance::new(case.seed, Stream::Traffic);
-        let blocks = plan.blocks() + 2;
+        let pod_blocks = (f64::from(plan.pod_minutes) * 60.0 / block).ceil() as usize;
+        let blocks = plan.blocks().max(pod_blocks.div_ceil(case.full as usize)) + 2;
         let end = crate::controller::seconds_of(case.start);
         for number in 0..=blocks {
             let at = end - (blocks - number) as f64 * block;

@@ -934,7 +934,7 @@ impl PassEarly {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PassEarlyRule {
-    /// Failed requests, as a share of all traffic, that a fault still unseen may cost at the next weight; `0.1pp`.
+    /// Failed requests, and slow ones, as a share of all traffic, that a fault still unseen may cost at the next weight; `0.1pp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors_of_all_traffic: Option<Percent>,
     /// The slowdown that must be excluded; `1.5x`.
@@ -949,10 +949,10 @@ pub struct PassEarlyRule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HistorySpec {
-    /// How long stable must have been watched; 30 m if not said.
+    /// How long stable must have been watched; 120 pod-minutes in 10 m if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub least: Option<Span>,
-    /// Length of one block; 5 m if not said.
+    /// Length of one block; 1 m if not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<Span>,
 }

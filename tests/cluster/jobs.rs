@@ -47,6 +47,12 @@ fn in_job(scene: &Scene, tag: &str) -> Step {
     scene.deploy_as(&scene.space.node.kubeconfig(), tag, &words)
 }
 
+/// Closes the scene once the Jobs, which Kubernetes would keep for an hour, are gone.
+async fn close(scene: Scene, version: &str) {
+    scene.space.kubectl(&["delete", "jobs", "--all", "--wait=true"]).await;
+    scene.close(Expected::on(version)).await;
+}
+
 async fn ended(step: Step) -> Ended {
     let ended = step.ends(Duration::from_secs(100)).await;
     println!("exit {:?}\n{}", ended.code(), ended.output());
@@ -65,7 +71,7 @@ async fn a_release_in_a_job_outlives_the_shell_that_asked_for_it() {
     // Whoever looks later sees it through.
     let watcher = ended(scene.wade(&["status", "-w"])).await;
     assert!(watcher.output().contains("PROMOTED"), "{}", watcher.output());
-    scene.close(Expected::on(NEW)).await;
+    close(scene, NEW).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +92,7 @@ async fn a_job_that_loses_its_pod_goes_on_with_the_release() {
     let end = ended(step).await;
     assert_eq!(end.code(), Some(0));
     assert!(phase(&scene.history()).contains("Promoted"));
-    scene.close(Expected::on(NEW)).await;
+    close(scene, NEW).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +108,7 @@ async fn what_a_job_refuses_is_told_with_its_exit_code() {
     let there = ended(in_job(&scene, "latest")).await;
     assert_eq!(there.code(), here.code());
     assert!(there.output().contains("latest"), "{}", there.output());
-    scene.close(Expected::on(OLD)).await;
+    close(scene, OLD).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,5 +135,5 @@ async fn a_watchdog_takes_back_what_a_killed_step_left() {
         (scene.weight() == 0).then_some(())
     })
     .await;
-    scene.close(Expected::on(OLD)).await;
+    close(scene, OLD).await;
 }

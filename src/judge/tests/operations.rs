@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::judge::config::OperationsConfig;
-use crate::judge::observation::{OperationCounts, Operations, SignatureCounts};
+use crate::judge::observation::{CountsDiffer, OperationCounts, Operations, SignatureCounts};
 use crate::judge::verdict::Seen;
 
 const TRACES: &str = "traces";
@@ -20,8 +20,11 @@ fn traces() -> MetricConfig {
     MetricConfig::new(TRACES, MetricKind::Operations(OperationsConfig::default()))
 }
 
-/// `(operation, requests, errors by (kind, count))` as one side's increment, every request in the second bucket.
-fn side(of: &[(&str, f64, &[(&str, f64)])]) -> Option<Increment> {
+/// An operation, its requests, and its errors as kind and count.
+type Did<'a> = (&'a str, f64, &'a [(&'a str, f64)]);
+
+/// What one side did as its increment, every request in the second bucket.
+fn side(of: &[Did<'_>]) -> Option<Increment> {
     let by_name = of
         .iter()
         .map(|(name, requests, errors)| {
@@ -203,8 +206,7 @@ fn a_canary_with_a_thousand_operations_and_errors_costs_a_bounded_record() {
             .iter()
             .map(|(name, kind)| (name.as_str(), 1.0, vec![(kind.as_str(), 1.0)]))
             .collect();
-        let mut canary: Vec<(&str, f64, &[(&str, f64)])> =
-            junk.iter().map(|(n, r, e)| (*n, *r, e.as_slice())).collect();
+        let mut canary: Vec<Did<'_>> = junk.iter().map(|(n, r, e)| (*n, *r, e.as_slice())).collect();
         canary.push(("GET /", 5.0, &[]));
         judge.look(
             f64::from(look * LOOK_S),
@@ -236,6 +238,34 @@ fn saved_and_loaded_anywhere_it_says_the_same() {
         assert_eq!(a, b);
         other = serde_json::from_str(&serde_json::to_string(&other).unwrap()).unwrap();
     }
+}
+
+#[test]
+fn while_router_and_pods_disagree_nothing_passes_and_both_counts_are_told() {
+    let differ = CountsDiffer {
+        of_canary: true,
+        router: 1240.0,
+        pods: 310.0,
+        over_s: 60.0,
+    };
+    let mut judge = at_stage_one(with(vec![errors()]), Some(&quiet()));
+    let fine = counts("errors", Some((500.0, 0.0)), Some((500.0, 0.0)));
+    let (t, verdict) = look_until(&mut judge, 0, 900, &fine);
+    assert_eq!(verdict.call, Call::Pass);
+    let t = f64::from(t + 5);
+    let doubted = judge.look_doubting(t, &fine, Some(differ));
+    assert_eq!(doubted.call, Call::Undecided);
+    let expected = "undecided: of the canary's requests in 60 s the router counted 1,240 and the pods 310, more than a fifth apart; so far errors canary 0 of";
+    assert!(doubted.reason.starts_with(expected), "{}", doubted.reason);
+    assert_eq!(judge.look_doubting(t + 5.0, &fine, None).call, Call::Pass);
+
+    // A canary that refuses connections counts nothing, and fails all the same.
+    let mut judge = at_stage_one(with(vec![errors()]), None);
+    let down = counts("errors", Some((500.0, 500.0)), Some((500.0, 0.0)));
+    let calls: Vec<Call> = (1..=12)
+        .map(|look| judge.look_doubting(f64::from(look * 5), &down, Some(differ)).call)
+        .collect();
+    assert_eq!(calls.last(), Some(&Call::Fail));
 }
 
 /// A service: its operations, and how much of the traffic each has.

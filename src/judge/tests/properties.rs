@@ -8,7 +8,7 @@ use crate::judge::counter::Counter;
 use crate::judge::evalue::{self, GRID_FAIL, GRID_PASS, GRID_SEVERE, ODDS_FAIL, ODDS_PASS, STAKES, Window};
 
 /// How often `n` coins with chance `p` fall on heads.
-fn binomial(rng: &mut ChaCha8Rng, n: u32, p: f64) -> f64 {
+pub(super) fn binomial(rng: &mut ChaCha8Rng, n: u32, p: f64) -> f64 {
     f64::from((0..n).filter(|_| rng.random_bool(p.min(1.0))).count() as u32)
 }
 

@@ -1,3 +1,5 @@
+mod judged;
+
 use super::*;
 use crate::signals::Condition;
 use crate::signals::exposition::{Format, parse};

@@ -1,8 +1,8 @@
 //! Jaeger, by its query API v3: OTLP inside of JSON.
 //!
 //! `GET /api/v3/traces` takes a service and a window and answers whole traces, the newest first, as many as were asked
-//! for. There is no cursor: a page that is full is followed by one whose window ends where the full one began, and what
-//! comes twice is known by its ids. Whole traces hold other services' spans too; they are left out here.
+//! for. There is no cursor: a page that is full is followed by one whose window ends where the full one began, as long as
+//! that is of use, and what comes twice is known by its ids. Whole traces hold other services' spans too; they are left out here.
 
 #[cfg(test)]
 mod real;
@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::attribution::SERVICE_NAME;
 use super::otlp::{Read, SERVER, Told};
 use super::store::api::{StoreAddressError, StoreApi};
-use super::store::{Found, StoredSpan};
+use super::store::{Found, StoredSpan, Window};
 use super::{ServerSpan, TraceId};
 use crate::signals::NoMeasurement;
 use crate::signals::prometheus::api::Secret;
@@ -80,26 +80,22 @@ impl Jaeger {
         self.api.set_timeout(timeout);
     }
 
-    /// The service's server spans that began between `from` and `to`.
-    pub(super) async fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        wanted: &BTreeSet<String>,
-    ) -> Result<Found, NoMeasurement> {
+    /// The service's server spans in the window.
+    pub(super) async fn read(&self, window: Window<'_>) -> Result<Found, NoMeasurement> {
         let mut found = Found::default();
         let mut known: BTreeSet<TraceId> = BTreeSet::new();
-        let mut to = to;
+        let mut to = window.to;
         for _ in 0..MAX_PAGES {
-            let page = self.page(from, to).await?;
+            let page = self.page(window.from, to).await?;
             let newest = newest_starts(&page);
             let full = newest.len() >= self.page;
             let progress = newest.keys().any(|trace| !known.contains(trace));
             known.extend(newest.keys().copied());
             // Of the traces that are not on this page, none has begun after all the spans of one that is.
-            to = newest.into_values().min().unwrap_or(from);
-            found.spans.extend(self.server_spans(page, wanted));
-            if !full || !progress {
+            to = newest.into_values().min().unwrap_or(window.from);
+            let before = found.spans.len();
+            found.spans.extend(self.server_spans(page, window.wanted));
+            if !full || !progress || !window.goes_on(to, &found.spans[before..]) {
                 return Ok(found);
             }
         }

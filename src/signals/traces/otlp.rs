@@ -114,7 +114,7 @@ impl Intake {
     }
 
     fn read(&self, body: &[u8], encoding: Encoding, now: Timestamp) -> Result<Accepted, Refused> {
-        let mut into = Into {
+        let mut into = Sorter {
             books: self.hub.books(),
             hub: &self.hub,
             now,
@@ -281,8 +281,8 @@ impl<'a> Read<'a> {
     }
 }
 
-/// The books that a request goes into.
-struct Into<'h> {
+/// Sorts spans into the books that they belong to.
+struct Sorter<'h> {
     books: Vec<TraceBook>,
     hub: &'h TraceHub,
     now: Timestamp,
@@ -302,7 +302,7 @@ struct Owners {
 /// More attributes of one resource than this are not looked at.
 const MAX_RESOURCE: usize = 64;
 
-impl Reader for Into<'_> {
+impl Reader for Sorter<'_> {
     fn begin(&mut self) {
         self.resource.clear();
     }

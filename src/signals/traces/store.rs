@@ -33,6 +33,10 @@ use crate::signals::{NoMeasurement, Sample, Signals};
 
 /// How far back a window reaches behind the end of the last one: spans wait in exporters, collectors and ingesters.
 pub const OVERLAP: SignedDuration = SignedDuration::from_secs(30);
+/// How far back behind that end everything is read again. What is older is only read on while there is something new in
+/// it: on a busy service most of an overlap is known, and asking for all of it each time would cost the store more than the
+/// service does.
+pub const SETTLED: SignedDuration = SignedDuration::from_secs(10);
 /// The longest window, and the first one. The book takes no older spans.
 pub const MAX_WINDOW: SignedDuration = SignedDuration::from_mins(4);
 /// Spans that are remembered as counted; beyond it the oldest are forgotten, and nothing as old is counted any more.
@@ -47,6 +51,21 @@ pub enum Store {
     Jaeger(Jaeger),
     /// Grafana Tempo, by TraceQL.
     Tempo(Tempo),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Window<'a> {
+    /// Nothing that began before.
+    pub(super) from: Timestamp,
+    /// Nothing that began after.
+    pub(super) to: Timestamp,
+    /// Everything since then; before it, as long as there is something new.
+    pub(super) settled: Timestamp,
+    /// Whether a span has not been counted yet.
+    pub(super) is_new: &'a (dyn Fn(&StoredSpan) -> bool + Sync),
+    /// The resource attributes to bring.
+    pub(super) wanted: &'a BTreeSet<String>,
 }
 
 /// What a store answered.
@@ -70,15 +89,22 @@ pub struct StoredSpan {
 }
 
 impl Store {
-    /// The server spans of the service that began between `from` and `to`, with the resource attributes `wanted`.
+    /// The server spans of the service in the window.
     ///
     /// # Errors
     /// [`NoMeasurement`] if there is no whole answer; nothing of it may be counted then.
-    async fn read(&self, from: Timestamp, to: Timestamp, wanted: &BTreeSet<String>) -> Result<Found, NoMeasurement> {
+    async fn read(&self, window: Window<'_>) -> Result<Found, NoMeasurement> {
         match self {
-            Self::Jaeger(jaeger) => jaeger.read(from, to, wanted).await,
-            Self::Tempo(tempo) => tempo.read(from, to, wanted).await,
+            Self::Jaeger(jaeger) => jaeger.read(window).await,
+            Self::Tempo(tempo) => tempo.read(window).await,
         }
+    }
+}
+
+impl Window<'_> {
+    /// Whether it is of use to read what began before `oldest`, after an answer of which `spans` were read.
+    pub(super) fn goes_on(&self, oldest: Timestamp, spans: &[StoredSpan]) -> bool {
+        oldest > self.settled || spans.iter().any(|span| span.start >= self.from && (self.is_new)(span))
     }
 }
 
@@ -240,6 +266,8 @@ struct Poller {
     clock: Arc<dyn Clock>,
     /// Spans that began before are not counted: they were, or nobody knows. `None` before the first good answer.
     floor: Option<Timestamp>,
+    /// Until when the last good answer reached.
+    read_to: Option<Timestamp>,
     /// The spans since then that were counted, the oldest first.
     seen: BTreeSet<(Timestamp, TraceId, u64)>,
 }
@@ -252,6 +280,7 @@ impl Poller {
             telemetry,
             clock,
             floor: None,
+            read_to: None,
             seen: BTreeSet::new(),
         }
     }
@@ -262,12 +291,22 @@ impl Poller {
         let oldest = to - MAX_WINDOW;
         let floor = self.floor.unwrap_or(oldest).max(oldest);
         let wanted = self.book.rule().wanted().into_iter().map(str::to_owned).collect();
-        let found = self.store.read(floor, to, &wanted).await?;
+        let seen = &self.seen;
+        let window = Window {
+            from: floor,
+            to,
+            settled: self.read_to.map_or(floor, |read_to| floor.max(read_to - SETTLED)),
+            is_new: &|span: &StoredSpan| !seen.contains(&(span.start, span.span.trace, span.id)),
+            wanted: &wanted,
+        };
+        let found = self.store.read(window).await?;
         let learns = self.floor.is_none();
         self.count(found.spans, floor, to);
+        self.read_to = Some(to);
         if learns {
-            // What stable has shown is remembered beyond the counts.
+            // What stable has shown is remembered beyond the counts, and what was left out would not have counted.
             self.book.take();
+            return Ok(None);
         }
         Ok(found.missing)
     }

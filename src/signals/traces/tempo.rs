@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::jaeger::{moment, told};
 use super::otlp::{FAILED, Read, SERVER, Told};
 use super::store::api::{StoreAddressError, StoreApi};
-use super::store::{Found, StoredSpan};
+use super::store::{Found, StoredSpan, Window};
 use super::{ServerSpan, TraceId};
 use crate::signals::NoMeasurement;
 use crate::signals::prometheus::api::Secret;
@@ -117,17 +117,12 @@ impl Tempo {
         self.api.set_timeout(timeout);
     }
 
-    /// The service's server spans that began between `from` and `to`.
-    pub(super) async fn read(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        wanted: &BTreeSet<String>,
-    ) -> Result<Found, NoMeasurement> {
-        let query = self.query(wanted);
+    /// The service's server spans in the window.
+    pub(super) async fn read(&self, window: Window<'_>) -> Result<Found, NoMeasurement> {
+        let query = self.query(window.wanted);
         let mut found = Found::default();
         // Tempo counts time in whole seconds. The newest window is asked first: it is what is new.
-        let mut windows = vec![(from.as_second(), to.as_second() + 1)];
+        let mut windows = vec![(window.from.as_second(), window.to.as_second() + 1)];
         let mut missing = false;
         let mut questions = 0;
         while let Some((from, to)) = windows.pop() {
@@ -143,8 +138,13 @@ impl Tempo {
                 continue;
             }
             missing |= traces.len() >= self.page;
+            let before = found.spans.len();
             for trace in traces {
-                missing |= self.add(trace, wanted, &mut found.spans)?;
+                missing |= self.add(trace, window.wanted, &mut found.spans)?;
+            }
+            let oldest = Timestamp::from_second(from).unwrap_or(window.from);
+            if !window.goes_on(oldest, &found.spans[before..]) {
+                break;
             }
         }
         if missing {

@@ -36,6 +36,9 @@ impl<S: Signals> Signals for WithTraces<S> {
             let sides = book.take();
             if sides != Sides::default() {
                 sample.observation.metrics.insert(TRACES.to_owned(), sides);
+                // A store that is asked has said so already.
+                let sources = sample.sources.entry(TRACES.to_owned());
+                sources.or_insert_with(|| "server spans".to_owned());
             }
         }
         sample

@@ -153,7 +153,7 @@ pub const fn calm(rps: f64) -> Scenario {
 /// Services whose errors come in bursts, for finding out how much of their past must be known. Where a pod has less
 /// than one hiccup an hour, a canary that has its tolerance of them has none in most stages: no past helps there.
 pub fn bursty() -> impl Iterator<Item = Scenario> {
-    SCENARIOS.into_iter().filter(|scenario| {
+    SCENARIOS.iter().copied().filter(|scenario| {
         let often = |own: Hiccups| own.fails > 0.0 && own.per_pod_hour >= 1.0;
         let bursts = scenario.usual.clumps.is_some() || scenario.usual.hiccups.is_some_and(often);
         scenario.truth == Truth::Healthy && scenario.history && bursts
@@ -162,7 +162,7 @@ pub fn bursty() -> impl Iterator<Item = Scenario> {
 
 /// All of them, healthy ones first.
 #[rustfmt::skip]
-pub const SCENARIOS: [Scenario; 67] = [
+pub static SCENARIOS: [Scenario; 67] = [
     Scenario { name: "calm", ..HEALTHY },
     Scenario { name: "calm, 1 % errors", usual: errors(0.01), ..HEALTHY },
     Scenario { name: "calm, 5 % errors", usual: errors(0.05), ..HEALTHY },

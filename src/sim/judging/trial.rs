@@ -44,8 +44,32 @@ pub struct Look<'a> {
     pub gauge: Option<(f64, f64)>,
 }
 
+/// Something that happens every so many seconds.
+struct Rhythm {
+    every_s: f64,
+    phase_s: f64,
+    /// How often it has happened.
+    beats: f64,
+}
+
+impl Rhythm {
+    fn new(every_s: f64, phase_s: f64, now_s: f64) -> Self {
+        Rhythm {
+            every_s,
+            phase_s,
+            beats: ((now_s - phase_s) / every_s).floor(),
+        }
+    }
+
+    /// Whether it happens now, having not happened since the last time.
+    fn is_due(&mut self, t_s: f64) -> bool {
+        let beats = ((t_s - self.phase_s) / self.every_s).floor();
+        std::mem::replace(&mut self.beats, beats) < beats
+    }
+}
+
 /// How a release ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct End {
     /// Seconds of traffic on the canary before the fault showed, if it did.
     pub fault_at_s: Option<f64>,
@@ -124,25 +148,16 @@ impl<'a> Trial<'a> {
 
     /// Plays it: `judge` is asked after every scrape and may end stages and the release.
     pub fn play(mut self, stages: &[Stage], mut judge: impl FnMut(&Look<'_>) -> Call) -> End {
-        let every = self.scenario.every_s;
-        let step = STEP_S.min(every / 2.0);
+        let every_s = self.scenario.every_s;
+        let step = STEP_S.min(every_s / 2.0);
         // A release begins with waiting for readiness; blocks of the judge begin wherever they fall.
-        let begin = (20.0 + 40.0 * self.chance.fraction()) / step;
-        let begin = begin.floor() * step;
-        let phases = [self.chance.fraction() * every, self.chance.fraction() * every];
-        let mut end = End {
-            fault_at_s: None,
-            served_s: 0.0,
-            rolled_back: false,
-            passed: 0,
-            stages_s: Vec::new(),
-            looks: 0,
-        };
-        let mut t_s = begin;
-        let mut scrapes = phases.map(|phase| ((begin - phase) / every).floor());
+        let begin = ((20.0 + 40.0 * self.chance.fraction()) / step).floor() * step;
+        let phases = [self.chance.fraction() * every_s, self.chance.fraction() * every_s];
+        let mut scrapes = phases.map(|phase| Rhythm::new(every_s, phase, begin));
         // The judge looks when both sides of a round of scrapes are in.
-        let look_phase = phases[0].max(phases[1]);
-        let mut look = ((begin - look_phase) / every).floor();
+        let mut looks = Rhythm::new(every_s, phases[0].max(phases[1]), begin);
+        let mut end = End::default();
+        let mut t_s = begin;
         for (number, plan) in stages.iter().enumerate() {
             let stage_at_s = t_s;
             let pods = self.scenario.pods;
@@ -153,23 +168,18 @@ impl<'a> Trial<'a> {
                     end.fault_at_s = Some(t_s - begin);
                 }
                 t_s += step;
-                self.serve(t_s, step, t_s - begin, plan);
-                for side in 0..2 {
-                    let number_of_scrape = ((t_s - phases[side]) / every).floor();
-                    if number_of_scrape > scrapes[side] {
-                        scrapes[side] = number_of_scrape;
+                end.served_s = t_s - begin;
+                self.serve(t_s, step, end.served_s, plan);
+                for (side, rhythm) in scrapes.iter_mut().enumerate() {
+                    if rhythm.is_due(t_s) {
                         self.scrape(side);
                     }
                 }
-                let number_of_look = ((t_s - look_phase) / every).floor();
-                if number_of_look <= look {
+                if !looks.is_due(t_s) {
                     continue;
                 }
-                look = number_of_look;
-                let [canary, stable] = std::mem::take(&mut self.scraped);
-                let gauge = self.gauge(t_s - begin, plan.weight);
                 end.looks += 1;
-                end.served_s = t_s - begin;
+                let [canary, stable] = std::mem::take(&mut self.scraped);
                 let call = judge(&Look {
                     t_s,
                     stage: number as u32,
@@ -177,7 +187,7 @@ impl<'a> Trial<'a> {
                     plan: *plan,
                     canary: canary.as_deref(),
                     stable: stable.as_deref(),
-                    gauge,
+                    gauge: self.gauge(end.served_s, plan.weight),
                 });
                 match call {
                     Call::Fail => {
@@ -193,7 +203,6 @@ impl<'a> Trial<'a> {
             }
             end.stages_s.push(t_s - stage_at_s);
         }
-        end.served_s = t_s - begin;
         end
     }
 

@@ -46,7 +46,7 @@ fn every_field_is_read_and_what_is_written_as_json_reads_back_the_same() {
 #[test]
 fn the_full_file_uses_every_field_of_the_schema() {
     // Fields of other variants than the ones the full file chooses.
-    const ELSEWHERE: [&str; 21] = [
+    const ELSEWHERE: [&str; 28] = [
         "deployment",
         "secretRef",
         "use",
@@ -68,6 +68,13 @@ fn the_full_file_uses_every_field_of_the_schema() {
         "socket",
         "http",
         "tokenFile",
+        "jaeger",
+        "otlp",
+        "tls",
+        "cert",
+        "key",
+        "clientCa",
+        "spansPerSecond",
     ];
     let definitions = super::super::schema()["$defs"].as_object().unwrap();
     let mut missing: Vec<&str> = Vec::new();
@@ -465,4 +472,19 @@ http: {listen: 127.0.0.1:7711, tokenFile: token}
     let faults = read_config(&open, "wade.yaml").unwrap_err().to_string();
     assert!(faults.starts_with("wade.yaml:4:"), "{faults}");
     assert!(faults.contains("only loopback"), "{faults}");
+}
+
+#[test]
+fn what_traces_cannot_be_told_by_is_said_all_at_once() {
+    let traces = "{newErrors: 0%, service: \" \", attributes: [], from: {jaeger: {url: \"jaeger:16686\", every: 0s}}}";
+    let faults = refused(&with_spec(&format!("  analysis: {{traces: {traces}}}\n")));
+    let problems: Vec<&str> = faults.faults.iter().map(|fault| fault.problem.as_str()).collect();
+    let expected = [
+        "no service keeps a limit of 0%",
+        "no service has this name",
+        "no attribute would tell the revisions apart",
+        "this is not the address of a server",
+        "this asks without a break",
+    ];
+    assert_eq!(problems, expected);
 }

@@ -282,7 +282,7 @@ fn check_server(url: Path, address: &str, like: &str, faults: &mut Vec<Fault>) {
             }
         }
         Some(_) | None => {
-            let fault = Fault::new(url, "this is not the address of a server").found(format!("`{}`", address));
+            let fault = Fault::new(url, "this is not the address of a server").found(format!("`{address}`"));
             faults.push(fault.help(format!("write it with `http://` or `https://`, like `{like}`")));
         }
     }

@@ -94,6 +94,7 @@ pub(in crate::store) fn plan(rollout: &str) -> Plan {
         history: HistoryPlan {
             least: Span::secs(1800),
             block: Span::secs(300),
+            pod_minutes: 0,
         },
         on_undecided: OnUndecided::Gate,
         no_data: NoDataPlan {

@@ -18,6 +18,7 @@ use crate::signals::http::http_client;
 use crate::signals::testing::eventually;
 use crate::signals::traces::TraceBook;
 use crate::signals::traces::attribution::{Names, Rule, SERVICE_VERSION};
+use crate::signals::traces::store::tests::all;
 use crate::signals::traces::store::{Store, StoreSource};
 
 const PATIENT: Duration = Duration::from_secs(30);
@@ -178,7 +179,7 @@ async fn spans_of_the_sdk_are_counted_once_each_and_a_killed_jaeger_is_a_note() 
         let now = SystemClock.now();
         let wanted = [SERVICE_VERSION.to_owned()].into();
         let jaeger = server.jaeger("wade-sample");
-        let found = jaeger.read(now - SignedDuration::from_mins(1), now, &wanted);
+        let found = jaeger.read(all(now - SignedDuration::from_mins(1), now, &wanted));
         found.await.unwrap().spans
     };
     let mut arrived = past().await;
@@ -258,7 +259,7 @@ async fn pages_cover_a_window_that_holds_more_traces_than_an_answer() {
     let read = async |page: usize| {
         let mut jaeger = server.jaeger("wade-sample");
         jaeger.page = page;
-        jaeger.read(began, SystemClock.now(), &wanted).await.unwrap()
+        jaeger.read(all(began, SystemClock.now(), &wanted)).await.unwrap()
     };
     let ids = |found: &Found| {
         found
@@ -292,7 +293,7 @@ async fn pages_cover_a_window_that_holds_more_traces_than_an_answer() {
     );
     let nobody = server
         .jaeger("nobody")
-        .read(began, SystemClock.now(), &wanted)
+        .read(all(began, SystemClock.now(), &wanted))
         .await
         .unwrap();
     assert_eq!(nobody, Found::default());

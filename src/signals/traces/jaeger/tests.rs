@@ -2,7 +2,7 @@ use super::*;
 use crate::signals::http::http_client;
 use crate::signals::testing::{Answer, FakeServer};
 use crate::signals::traces::SpanError;
-use crate::signals::traces::store::tests::at;
+use crate::signals::traces::store::tests::{all, at};
 
 /// As Jaeger 1.62 answered.
 const ANSWER: &str = r#"{"result":{"resourceSpans":[{"resource":{"attributes":[
@@ -23,7 +23,7 @@ async fn read(answer: Answer) -> Result<Found, NoMeasurement> {
     let server = FakeServer::start(answer).await;
     let jaeger = Jaeger::new(http_client().unwrap(), &server.url(""), "shop", None).unwrap();
     let wanted = ["service.version", "k8s.pod.name"].map(str::to_owned).into();
-    jaeger.read(at(0), at(5), &wanted).await
+    jaeger.read(all(at(0), at(5), &wanted)).await
 }
 
 #[tokio::test]

@@ -82,8 +82,11 @@ fn intake(spans_per_second: u32) -> (Intake, TraceBook) {
     (Intake::new(hub, spans_per_second), book)
 }
 
-/// What the canary's spans were counted as: `(operation, requests, errors by what they say)`.
-fn counted(book: &TraceBook) -> Vec<(String, f64, Vec<(String, String, f64)>)> {
+/// An operation, its requests, and its errors as kind, message and count.
+type Counted = (String, f64, Vec<(String, String, f64)>);
+
+/// What the canary's spans were counted as.
+fn counted(book: &TraceBook) -> Vec<Counted> {
     let Some(Increment::Operations(operations)) = book.take().canary else {
         return Vec::new();
     };
@@ -225,7 +228,7 @@ fn bodies_that_are_none_are_refused_and_nothing_panics() {
         // Some cuts are messages of their own; none may do harm.
         let _ = intake.export(&whole[..cut], Encoding::Protobuf, now());
     }
-    let mut spoilt = whole.clone();
+    let mut spoilt = whole;
     for at in 0..spoilt.len() {
         spoilt[at] ^= 0xff;
         let _ = intake.export(&spoilt, Encoding::Protobuf, now());

@@ -17,6 +17,17 @@ pub(in crate::signals::traces) fn at(secs: i64) -> Timestamp {
     Timestamp::from_second(START + secs).unwrap()
 }
 
+/// All that began between two moments.
+pub(in crate::signals::traces) fn all(from: Timestamp, to: Timestamp, wanted: &BTreeSet<String>) -> Window<'_> {
+    Window {
+        from,
+        to,
+        settled: from,
+        is_new: &|_| true,
+        wanted,
+    }
+}
+
 /// A book of `shop`, whose canary is 2.0 and stable 1.0.
 pub(in crate::signals::traces) fn book() -> TraceBook {
     let book = TraceBook::new(Rule::of("shop"), Arc::default());
@@ -206,6 +217,36 @@ async fn what_is_remembered_is_bounded_and_nothing_is_counted_twice_for_it() {
     assert_eq!((first, taken(&it.book).canary.0), (MAX_SEEN as f64 + 10.0, 0.0));
 }
 
+#[test]
+fn what_has_settled_is_only_read_on_while_something_in_it_is_new() {
+    let span = |secs| StoredSpan {
+        start: at(secs),
+        id: 1,
+        span: ServerSpan {
+            at: at(secs),
+            resource: BTreeMap::new(),
+            operation: String::new(),
+            seconds: 0.0,
+            error: None,
+            trace: TraceId([1; 16]),
+        },
+    };
+    let wanted = BTreeSet::new();
+    let window = |is_new| Window {
+        settled: at(20),
+        is_new,
+        ..all(at(0), at(30), &wanted)
+    };
+    let (new, known) = (window(&|_| true), window(&|_| false));
+    assert!(known.goes_on(at(25), &[]), "not settled yet");
+    assert!(!known.goes_on(at(15), &[span(16)]));
+    assert!(new.goes_on(at(15), &[span(16)]));
+    assert!(
+        !new.goes_on(at(15), &[span(-1)]),
+        "what will not be counted is nothing new"
+    );
+}
+
 #[tokio::test]
 async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
     let client = || http_client().unwrap();
@@ -243,7 +284,7 @@ async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
     for (answer, kind, says) in table {
         server.set(answer);
         for store in stores(&server.url("/base/")) {
-            let failure = store.read(at(0), at(5), &BTreeSet::new()).await.unwrap_err();
+            let failure = store.read(all(at(0), at(5), &BTreeSet::new())).await.unwrap_err();
             assert_eq!(failure.kind, kind, "{says}: {failure}");
             let name = if matches!(store, Store::Jaeger(_)) {
                 "Jaeger at http://"
@@ -258,7 +299,7 @@ async fn every_bad_answer_is_its_own_kind_of_no_measurement() {
     }
     assert_eq!(elsewhere.requests().len(), 0, "a redirect is not followed");
     for store in stores(&nobody().await) {
-        let failure = store.read(at(0), at(5), &BTreeSet::new()).await.unwrap_err();
+        let failure = store.read(all(at(0), at(5), &BTreeSet::new())).await.unwrap_err();
         assert_eq!(failure.kind, NoMeasurementKind::Unreachable);
     }
 }
@@ -269,7 +310,7 @@ async fn the_token_is_sent_and_never_printed() {
     let token = Some(Secret::new("hunter2"));
     let jaeger = Jaeger::new(http_client().unwrap(), &server.url("/"), "shop", token).unwrap();
     assert!(!format!("{jaeger:?} {jaeger}").contains("hunter2"));
-    jaeger.read(at(0), at(5), &BTreeSet::new()).await.unwrap();
+    jaeger.read(all(at(0), at(5), &BTreeSet::new())).await.unwrap();
     let (_, headers) = server.requests().remove(0);
     assert_eq!(headers["authorization"], "Bearer hunter2");
     let address = |url: &str| Jaeger::new(http_client().unwrap(), url, "shop", None).map(|_| ());

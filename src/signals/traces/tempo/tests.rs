@@ -7,7 +7,7 @@ use crate::signals::NoMeasurementKind;
 use crate::signals::http::http_client;
 use crate::signals::testing::FakeServer;
 use crate::signals::traces::SpanError;
-use crate::signals::traces::store::tests::at;
+use crate::signals::traces::store::tests::{all, at};
 
 fn trace(id: &str, matched: usize) -> Value {
     let text = |key: &str, value: &str| json!({"key": key, "value": {"stringValue": value}});
@@ -39,7 +39,7 @@ async fn one_question_finds_all_that_is_counted_of_a_span() {
     // Without its leading zeros, as Tempo writes ids.
     let answer = json!({"traces": [trace("f3e0cee77ae5dc9c17ade3689eb2e54", 1)], "metrics": {"totalBlocks": 13}});
     let server = FakeServer::start(FakeServer::json(answer.to_string())).await;
-    let found = tempo(&server).read(at(0), at(5), &wanted()).await.unwrap();
+    let found = tempo(&server).read(all(at(0), at(5), &wanted())).await.unwrap();
     let span = StoredSpan {
         start: "2023-05-22T17:58:47.735077898Z".parse().unwrap(),
         id: 0x563d_623c_7651_4f8e,
@@ -79,7 +79,7 @@ async fn a_full_answer_is_asked_again_in_halves_and_what_is_left_out_is_said() {
     let server = FakeServer::start(FakeServer::json(answer.to_string())).await;
     let mut tempo = tempo(&server);
     tempo.page = 2;
-    let found = tempo.read(at(0), at(3), &wanted()).await.unwrap();
+    let found = tempo.read(all(at(0), at(3), &wanted())).await.unwrap();
     let windows: Vec<(i64, i64)> = server
         .requests()
         .iter()
@@ -107,12 +107,12 @@ async fn a_full_answer_is_asked_again_in_halves_and_what_is_left_out_is_said() {
     tempo.page = 1000;
     let many = json!({"traces": [trace("1", 60)]});
     server.set(FakeServer::json(many.to_string()));
-    let found = tempo.read(at(0), at(3), &wanted()).await.unwrap();
+    let found = tempo.read(all(at(0), at(3), &wanted())).await.unwrap();
     assert_eq!(
         found.missing.map(|note| note.kind),
         Some(NoMeasurementKind::Partial),
         "spans of a trace"
     );
     server.set(FakeServer::json("{}"));
-    assert_eq!(tempo.read(at(0), at(3), &wanted()).await, Ok(Found::default()));
+    assert_eq!(tempo.read(all(at(0), at(3), &wanted())).await, Ok(Found::default()));
 }
