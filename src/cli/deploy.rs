@@ -217,8 +217,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         set,
         path: args.file.as_deref().map(absolute).transpose()?,
     };
-    let (client, name) = args.connection.clone().open(Some(&name)).await?;
-    ask(args, &client, &name, target).await
+    // What is wrong with the call itself is said before anybody is asked.
+    let request = args.request(target)?;
+    let (client, name) = args.connection.open(Some(&name)).await?;
+    ask(args, &client, &name, &request).await
 }
 
 async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
@@ -236,10 +238,11 @@ async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
         let screen = Screen::new(args.output.output);
         return job::run(cluster, &step, args.follow, args.require_proof, screen).await;
     }
+    let request = args.request(ReleaseTarget::default())?;
     let (cluster, own) = args.connection.cluster(&place, options).await?;
     let client = Client::over(Arc::new(Arc::clone(&cluster)), false);
     let Some(watchdog) = args.job.watchdog(&own, cluster.namespace()).filter(|_| !args.dry_run) else {
-        return ask(args, &client, &own, ReleaseTarget::default()).await;
+        return ask(args, &client, &own, &request).await;
     };
     // What cannot be left behind is said before anything is touched.
     cluster.try_job(&watchdog).await?;
@@ -261,12 +264,23 @@ async fn in_cluster(args: Args, own: &str) -> Result<Exit, Failure> {
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        end = ask(args, &client, &own, ReleaseTarget::default()) => end,
+        end = ask(args, &client, &own, &request) => end,
         () = leave => Err(Failure::other("the watchdog was waited for")),
     }
 }
 
 impl Args {
+    fn request(&self, target: ReleaseTarget) -> Result<ReleaseRequest, Failure> {
+        Ok(ReleaseRequest {
+            target,
+            reason: self.reason.clone(),
+            emergency: self.emergency,
+            require_proof: self.require_proof,
+            deploy_window: deploy_window(environment)?,
+            pipeline: pipeline(environment),
+        })
+    }
+
     /// The same command as it is given to a Job, and the files that it reads.
     fn words(&self, own: &str, namespace: &str) -> Result<(Vec<String>, BTreeMap<String, String>), Failure> {
         let (mut words, mut files) = (Vec::new(), BTreeMap::new());
@@ -329,18 +343,10 @@ impl Args {
 }
 
 /// Shows the plan, or begins the release.
-async fn ask(args: Args, client: &Client, name: &str, target: ReleaseTarget) -> Result<Exit, Failure> {
-    let request = ReleaseRequest {
-        target,
-        reason: args.reason,
-        emergency: args.emergency,
-        require_proof: args.require_proof,
-        deploy_window: deploy_window(environment)?,
-        pipeline: pipeline(environment),
-    };
+async fn ask(args: Args, client: &Client, name: &str, request: &ReleaseRequest) -> Result<Exit, Failure> {
     let screen = Screen::new(args.output.output);
     if args.dry_run {
-        let plan = answered(client.preview(name, &request)).await?;
+        let plan = answered(client.preview(name, request)).await?;
         if screen.is_json() {
             screen.json(&serde_json::json!({ "plan": plan }));
         } else {
@@ -348,7 +354,7 @@ async fn ask(args: Args, client: &Client, name: &str, target: ReleaseTarget) -> 
         }
         return Ok(Exit::Done);
     }
-    begin(client, name, &request, args.follow, screen).await
+    begin(client, name, request, args.follow, screen).await
 }
 
 /// The policy as a file, to be kept beside the service's sources.

@@ -21,22 +21,28 @@ const SCALE: usize = 12;
 /// Parts of a cell, from empty to full.
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// Both charts, one above the other; empty before two verdicts were told. `needed` is the evidence at which the canary
+/// Both charts, one above the other; empty before a verdict was told. `needed` is the evidence at which the canary
 /// fails. `moment` names the time of a point; [`since_start`] does for a release.
 pub fn chart(course: &Course, needed: f64, moment: impl Fn(f64) -> String) -> String {
-    let [first, .., last] = course.points() else {
+    let (Some(first), Some(last)) = (course.points().first(), course.points().last()) else {
         return String::new();
     };
     let columns = slices(course.points());
     let mut out = String::new();
     evidence(&mut out, &columns, needed);
-    let (from, to) = (moment(first.t_s), moment(last.t_s));
+    let from = moment(first.t_s);
+    // Down at the first look: there is one column and one time.
+    let to = if columns.len() > 1 {
+        moment(last.t_s)
+    } else {
+        String::new()
+    };
     let gap = columns
         .len()
         .saturating_sub(from.chars().count() + to.chars().count())
         .max(1);
     let _ = writeln!(out, "{:SCALE$}└{}", "", "─".repeat(columns.len()));
-    let _ = writeln!(out, "{:SCALE$} {from}{:gap$}{to}", "", "");
+    let _ = writeln!(out, "{}", format!("{:SCALE$} {from}{:gap$}{to}", "", "").trim_end());
     shares(&mut out, &columns);
     out
 }
