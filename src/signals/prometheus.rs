@@ -13,6 +13,7 @@
 //! show warnings and cannot be told what a redirect means, so the transport is [`api`]'s own.
 
 pub mod api;
+mod native;
 pub mod past;
 mod query;
 

@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Url};
 use serde::Deserialize;
 
+use super::native;
 use crate::signals::http::{bounded_body, success, transport_failure};
 use crate::signals::{NoMeasurement, NoMeasurementKind};
 
@@ -112,6 +113,16 @@ struct Envelope {
     error: String,
     #[serde(default)]
     warnings: Vec<String>,
+}
+
+/// The envelope, with native histograms as classic ones: the crate knows only these.
+fn understood(body: &[u8]) -> Result<Envelope, serde_json::Error> {
+    if !native::may_hold(body) {
+        return serde_json::from_slice(body);
+    }
+    let mut answer = serde_json::from_slice(body)?;
+    native::as_classic(&mut answer);
+    serde_json::from_value(answer)
 }
 
 /// The part of an error answer that is for people.
@@ -246,8 +257,8 @@ impl Api {
         }
         let response = success(response, &what)?;
         let body = bounded_body(response, MAX_ANSWER_BYTES, &what).await?;
-        let envelope: Envelope = serde_json::from_slice(&body).map_err(|error| {
-            let reason = format!("{what} gave an answer that is not understood ({error}); is it a Prometheus API? (native histograms are not read yet)");
+        let envelope = understood(&body).map_err(|error| {
+            let reason = format!("{what} gave an answer that is not understood ({error}); is it a Prometheus API?");
             NoMeasurement::new(NoMeasurementKind::Garbled, reason)
         })?;
         match envelope {

@@ -96,10 +96,13 @@ pub(super) fn plan(config: &PrometheusConfig) -> Result<Vec<Asked>, PrometheusCo
 }
 
 fn known_selector(matchers: &str, with_buckets: bool) -> String {
-    let buckets = Family::all().filter_map(Family::buckets).filter(|_| with_buckets);
+    let buckets = || Family::all().filter_map(Family::buckets).filter(|_| with_buckets);
+    // A native histogram is one series, without a suffix.
+    let native = buckets().filter_map(|name| name.strip_suffix("_bucket"));
     let names: Vec<&str> = Family::all()
         .map(Family::counter)
-        .chain(buckets)
+        .chain(buckets())
+        .chain(native)
         .chain([PROCESS_START])
         .collect();
     format!("{{__name__=~\"{}\",{matchers}}}", names.join("|"))

@@ -372,3 +372,26 @@ async fn history_is_blocks_of_requests_and_errors_per_pod() {
     .await;
     assert_eq!(nothing.unwrap_err().kind, NoMeasurementKind::Empty);
 }
+
+#[tokio::test]
+async fn native_histograms_arrive_as_the_buckets_that_everything_else_knows() {
+    let histogram = |fast: u32, slow: u32| {
+        json!({"count": (fast + slow).to_string(), "sum": "1", "buckets": [
+            [0, "0.1", "0.125", fast.to_string()], [0, "0.42", "0.5", slow.to_string()]]})
+    };
+    let series = json!([{"metric": {"__name__": "http_request_duration_seconds", "pod": "a"},
+        "histograms": [[START, histogram(10, 0)], [START + 2, histogram(20, 5)]]}]);
+    let server = FakeServer::start(matrix(&series)).await;
+    let data = api(&server).range("x".to_owned(), START, START + 2, 1).await.unwrap();
+    let Data::Matrix(series) = data else { panic!("{data:?}") };
+    let last = |le: &str| {
+        let one = series
+            .iter()
+            .find(|one| one.metric().get("le").is_some_and(|own| own == le));
+        one.and_then(|one| one.samples().last()).map(|sample| sample.value())
+    };
+    assert_eq!(
+        (last("0.125"), last("0.5"), last("+Inf")),
+        (Some(20.0), Some(25.0), Some(25.0))
+    );
+}

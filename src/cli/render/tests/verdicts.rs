@@ -205,5 +205,11 @@ fn a_chart_of_much_more_than_is_needed_keeps_the_bound_in_sight() {
     insta::assert_snapshot!(chart(&course, 100f64.ln(), since_start));
     let mut one = Course::default();
     one.push(1.0, &seen);
-    assert_eq!(chart(&one, 100f64.ln(), since_start), "", "one point is no course");
+    // A canary that is down at the first look has one column, and it is drawn.
+    let drawn = chart(&one, 100f64.ln(), since_start);
+    assert!(
+        drawn.contains("canary │█  at most 50 %") && drawn.matches("00:01").count() == 1,
+        "{drawn}"
+    );
+    assert_eq!(chart(&Course::default(), 100f64.ln(), since_start), "");
 }
