@@ -56,6 +56,8 @@ pub struct KubernetesPlatform {
     none_ready: Continuity,
     idle: Continuity,
     pub(super) joined: Continuity,
+    /// The hand over has come to rest with a wrong number of new pods.
+    pub(super) jammed: Continuity,
     pub(super) confirmed: Continuity,
     pub(super) cleared: Continuity,
     logs: BTreeMap<String, String>,
@@ -135,6 +137,7 @@ impl KubernetesPlatform {
             none_ready: Continuity::default(),
             idle: Continuity::default(),
             joined: Continuity::default(),
+            jammed: Continuity::default(),
             confirmed: Continuity::default(),
             cleared: Continuity::default(),
             logs: BTreeMap::new(),

@@ -20,6 +20,8 @@ use crate::spec::Weight;
 
 /// How long endpoints may take from the API server to the data plane; waited before pods behind the old ones go.
 const PROPAGATION: SignedDuration = SignedDuration::from_secs(1);
+/// How long a hand over stands still before it counts as jammed.
+const JAMMED_FOR: SignedDuration = SignedDuration::from_secs(3);
 /// How long a route without the canary may stay unconfirmed before the canary is removed all the same.
 const UNCONFIRMED: SignedDuration = SignedDuration::from_secs(5);
 
@@ -306,10 +308,18 @@ impl KubernetesPlatform {
             return Err(PlatformError::Refused("the canary's replicaset is gone".to_owned()));
         };
         if look.is_given() {
-            self.ensure(Kind::Deployment, &self.release.deployment, |object| {
-                workload::unjammed(object, set, &self.release)
-            })
-            .await?;
+            let jam = workload::unjammed(deployment, set, &self.release).is_some();
+            let sizes =
+                [set, deployment].map(|object| crate::apiserver::value::count(object, "/spec/replicas").to_string());
+            let now = self.now();
+            self.jammed.look(jam.then(|| sizes.to_vec()), now);
+            // Not in the middle of a scaling: the Deployment controller would count pods that are on their way out.
+            if self.jammed.lasted(JAMMED_FOR, now) {
+                self.ensure(Kind::Deployment, &self.release.deployment, |object| {
+                    workload::unjammed(object, set, &self.release)
+                })
+                .await?;
+            }
             return Ok(());
         }
         if !super::template::same(&deployment["spec"]["template"], &self.release.template) {

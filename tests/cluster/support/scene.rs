@@ -143,6 +143,14 @@ impl Scene {
     /// Watches an application that is there already.
     pub(crate) async fn watch(space: Space, policy: &str) -> Self {
         let recorder = Arc::new(space.recorder().await);
+        // The pods are ready; the witness hears of their endpoints a moment later.
+        eventually("the witness sees all endpoints", Duration::from_secs(20), || async {
+            let deployment = space.get(Kind::Deployment, APP).await?;
+            let wanted = deployment.pointer("/spec/replicas")?.as_u64()?;
+            let seen = recorder.history().ready_endpoints(APP);
+            (seen.last()?.1 as u64 == wanted).then_some(())
+        })
+        .await;
         let edge = space.through_edge(RATE, Connections::New);
         let service = space.through_service(APP, RATE, Connections::New).await;
         let file = space.node.run_folder().join(format!("{}.yaml", space.name));
