@@ -106,7 +106,7 @@ impl JobSpec {
         });
         if !self.files.is_empty() {
             container["volumeMounts"] = json!([{ "name": "files", "mountPath": FILES, "readOnly": true }]);
-            pod["volumes"] = json!([{ "name": "files", "configMap": { "name": self.files_name() } }]);
+            pod["volumes"] = json!([{ "name": "files", "configMap": { "name": self.name() } }]);
         }
         pod["containers"] = json!([container]);
         json!({
@@ -146,15 +146,11 @@ impl JobSpec {
         format!("wade-{work}-{}-{suffix}", rollout.trim_end_matches(['-', '.']))
     }
 
-    fn files_name(&self) -> String {
-        self.name()
-    }
-
     /// The ConfigMap with its files, which goes with it.
     fn file_map(&self, job: &Value) -> Value {
         json!({
             "apiVersion": "v1", "kind": "ConfigMap",
-            "metadata": { "name": self.files_name(),
+            "metadata": { "name": self.name(),
                 "labels": { "app.kubernetes.io/managed-by": "wade", ROLLOUT: self.rollout, PART: "job" },
                 "ownerReferences": [{ "apiVersion": "batch/v1", "kind": "Job", "name": name(job), "uid": uid(job) }] },
             "data": self.files,

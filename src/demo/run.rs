@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::load::{Load, Snapshot, VersionCount};
-use super::stage::{Options, RPS, SERVICE, Stage, follow, grouped, headline, on_stage, problem, processes};
+use super::load::{Snapshot, VersionCount};
+use super::stage::{Options, RPS, SERVICE, Stage, follow, grouped, headline, on_stage, open, problem, processes};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::api::Problem;
 use crate::daemon::{Daemon, Setup, views};
@@ -118,17 +118,7 @@ async fn acts(stage: &mut Stage, daemon: &Arc<Daemon>) -> Result<bool, Problem> 
          stage only; strategies/careful.yaml is what production wants.\n");
     stage.say("1.0.0    the first version: started, checked, serving");
     let first = stage.options.release("1.0.0", "--fail-percent=0");
-    let (record, _) = follow(stage, daemon, first, None).await?;
-    if record.state.outcome() != Some(&Outcome::FirstDeploy) {
-        return Err(problem(&format!(
-            "the first version did not come up: {}",
-            views::reason(&record)
-        )));
-    }
-    let address = daemon
-        .address(SERVICE)
-        .ok_or_else(|| problem("the demo's service has no address"))?;
-    let load = Load::start(address, RPS, stage.options.seed);
+    let (address, load) = open(stage, daemon, first).await?;
     stage.say(&format!(
         "         {RPS:.0} requests/s from now on, through {address}; watching how 1.0.0 behaves\n"
     ));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use tokio::sync::broadcast::error::RecvError;
 use super::load::Load;
 use crate::clock::{Clock, SystemClock, stopwatch};
 use crate::controller::Notice;
-use crate::daemon::Daemon;
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started};
+use crate::daemon::{Daemon, views};
 use crate::engine::{Actor, Event, Outcome, Phase};
 use crate::platforms::local::process::{RestartPolicy, Settings};
 use crate::store::{ReleaseKey, ReleaseRecord};
@@ -55,6 +56,25 @@ pub(super) async fn on_stage(
     // Whatever happened, nothing is left: the sample service ends with its parent, the folder with this value.
     drop(folder);
     result
+}
+
+/// Every story's beginning: the first version comes up, and users with it; where it is reached.
+pub(super) async fn open(
+    stage: &mut Stage,
+    daemon: &Arc<Daemon>,
+    first: ReleaseRequest,
+) -> Result<(SocketAddr, Load), Problem> {
+    let (record, _) = follow(stage, daemon, first, None).await?;
+    if record.state.outcome() != Some(&Outcome::FirstDeploy) {
+        return Err(problem(&format!(
+            "the first version did not come up: {}",
+            views::reason(&record)
+        )));
+    }
+    let address = daemon
+        .address(SERVICE)
+        .ok_or_else(|| problem("the demo's service has no address"))?;
+    Ok((address, Load::start(address, RPS, stage.options.seed)))
 }
 
 /// Makes a release and shows it to its end.

@@ -17,9 +17,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::load::Load;
 use super::sample::ROUTES;
-use super::stage::{Options, RPS, SERVICE, Stage, follow, grouped, headline, on_stage, problem, processes};
+use super::stage::{Options, RPS, SERVICE, Stage, follow, grouped, headline, on_stage, open, problem, processes};
 use crate::clock::{Clock, SystemClock};
 use crate::daemon::api::Problem;
 use crate::daemon::otlp::{OtlpSetup, Receiver};
@@ -89,17 +88,7 @@ async fn story(stage: &mut Stage, daemon: &Arc<Daemon>, receiver: SocketAddr) ->
     ));
     stage.say("1.0.0    the first version: started, checked, serving");
     let first = stage.options.release("1.0.0", "--slow-factor=1");
-    let (record, _) = follow(stage, daemon, first, None).await?;
-    if record.state.outcome() != Some(&Outcome::FirstDeploy) {
-        return Err(problem(&format!(
-            "the first version did not come up: {}",
-            views::reason(&record)
-        )));
-    }
-    let address = daemon
-        .address(SERVICE)
-        .ok_or_else(|| problem("the demo's service has no address"))?;
-    let load = Load::start(address, RPS, stage.options.seed);
+    let (_, load) = open(stage, daemon, first).await?;
     stage.say(&format!(
         "         {RPS:.0} requests/s from now on, one in a hundred of them {OPERATION}; {USUAL_PERCENT} % fail in every version\n"
     ));
