@@ -55,6 +55,8 @@ pub struct KubernetesPlatform {
     ready: Continuity,
     none_ready: Continuity,
     idle: Continuity,
+    /// The canary's backend stands in every route, and the gateways have said so.
+    pub(super) warm: Continuity,
     pub(super) joined: Continuity,
     /// The hand over has come to rest with a wrong number of new pods.
     pub(super) jammed: Continuity,
@@ -136,6 +138,7 @@ impl KubernetesPlatform {
             ready: Continuity::default(),
             none_ready: Continuity::default(),
             idle: Continuity::default(),
+            warm: Continuity::default(),
             joined: Continuity::default(),
             jammed: Continuity::default(),
             confirmed: Continuity::default(),
@@ -380,6 +383,8 @@ impl Platform for KubernetesPlatform {
         self.read_logs(&look.canary_pods).await;
         let route = look.split(self.wanted.as_ref());
         self.idle.look((route.split == Some(ALL_STABLE)).then(Vec::new), now);
+        let warm = look.is_warm(self.warm.has_begun());
+        self.warm.look(warm.then(Vec::new), now);
         let canary = self.presence(&look, now);
         let stable_ready = look.stable_pods.iter().filter(|pod| is_ready(pod)).count() as u32;
         let stable_exists = Look::exists(look.stable.as_ref(), &look.stable_pods);
@@ -422,7 +427,7 @@ impl Platform for KubernetesPlatform {
             Action::Hold => self.hold(&look).await,
             Action::Canary { capacity } => {
                 // Past the point of no return its size is the Deployment's business.
-                if look.is_given() {
+                if look.is_given() || look.is_handed() {
                     return Ok(());
                 }
                 self.canary(&look, instances(*capacity, look.full())).await

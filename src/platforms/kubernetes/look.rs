@@ -70,6 +70,11 @@ impl<'a> Lane<'a> {
         self.split_of(object) == Observed::Absent
     }
 
+    /// The canary's backend is in every rule that leads to the Service, at whatever weight.
+    fn is_warm(&self, object: &Value) -> bool {
+        self.warmed(object) == object["spec"]["rules"]
+    }
+
     pub(super) fn warmed(&self, object: &Value) -> Value {
         route::warmed(&object["spec"]["rules"], &self.part.service, &self.canary)
     }
@@ -151,16 +156,25 @@ impl<'a> Look<'a> {
         workload::is_newest(set, deployment)
     }
 
+    /// Whether the canary's ReplicaSet has left Wade's hands, adopted already or not: from then on its size is the
+    /// Deployment's business alone. Scaled by both in the moment of a hand over, a Deployment that went from 6 to 3 was
+    /// left with 2 new pods and took the old ones away.
+    pub(super) fn is_handed(&self) -> bool {
+        let (Some(deployment), Some(set)) = (&self.deployment, &self.set) else {
+            return false;
+        };
+        // One that is to be taken over is the Deployment's to begin with, and empty.
+        let has_pods = count(set, "/spec/replicas") > 0 || !self.canary_pods.is_empty();
+        match controller(set) {
+            None => true,
+            Some(_) => is_controlled_by(set, deployment) && (has_pods || !self.release.takes_over),
+        }
+    }
+
     /// Whether the canary's ReplicaSet is the Deployment's, its newest or not: it was handed over at partial size.
     pub(super) fn was_given(&self) -> bool {
-        match (&self.deployment, &self.set) {
-            (Some(deployment), Some(set)) => {
-                // One that is to be taken over is the Deployment's to begin with, and empty.
-                let has_pods = count(set, "/spec/replicas") > 0 || !self.canary_pods.is_empty();
-                self.release.rolling && is_controlled_by(set, deployment) && (has_pods || !self.release.takes_over)
-            }
-            _ => false,
-        }
+        let owned = self.set.as_ref().is_some_and(|set| controller(set).is_some());
+        self.release.rolling && owned && self.is_handed()
     }
 
     /// Given, whole, and nothing of stable is wanted any more.
@@ -220,6 +234,17 @@ impl<'a> Look<'a> {
             return false;
         };
         kind != Kind::Deployment.name() && self.anchors().iter().all(|(_, anchor)| uid(anchor) != owner)
+    }
+
+    /// Whether the data plane knows the canary's backend: it stands in every route. To begin with, every gateway
+    /// has to have taken a form of its route in which it does; later changes of weights need no new word.
+    pub(super) fn is_warm(&self, has_begun: bool) -> bool {
+        self.release.routes.iter().all(|part| {
+            let object = self.view.get(part.kind.kind(), &part.name);
+            object.is_none_or(|object| {
+                Lane::new(self.release, part).is_warm(&object) && (has_begun || route::confirmed(&object).is_ok())
+            })
+        })
     }
 
     fn routed(&self) -> RouteFact {
@@ -458,6 +483,11 @@ impl Continuity {
             Some(_) => {}
         }
         self.since
+    }
+
+    /// Whether it holds, since whenever.
+    pub(super) fn has_begun(&self) -> bool {
+        self.since.is_some()
     }
 
     /// Whether it has held for at least this long.

@@ -182,6 +182,11 @@ impl KubernetesPlatform {
         if self.release.routes.is_empty() {
             return self.share(look, split).await;
         }
+        if split.reaches_canary() && !self.warm.lasted(PROPAGATION, self.now()) {
+            // Somebody has taken the canary's backend out in mid-release, and it is back since a moment: with its weight
+            // at once, requests would meet a backend that the data plane does not know yet.
+            return Ok(());
+        }
         let release = Arc::clone(&self.release);
         for part in &release.routes {
             let canary = release.canary_service(&part.service);

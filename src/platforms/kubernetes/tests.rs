@@ -3,6 +3,7 @@
 //! [`Ground::settle`] plays Kubernetes' controllers: pods for ReplicaSets, endpoints for Services, a gateway that takes
 //! every route, and a Deployment that adopts what matches it.
 
+mod hand_over;
 mod rolling;
 
 use std::sync::Arc;
@@ -422,46 +423,6 @@ async fn the_pods_that_were_judged_are_the_pods_that_serve() {
     assert_eq!(ground.fake.object(&format!("{SERVICES}/app-canary")), None);
 }
 
-#[tokio::test]
-async fn a_hand_over_that_a_scaling_has_jammed_comes_to_its_end() {
-    let mut ground = Ground::started(true).await;
-    let full = [Action::Hold, Action::Canary { capacity: weight(100) }, at(100)];
-    ground.until(&full, |world| world.canary.ready == 4).await;
-    let give = [Action::Canary { capacity: weight(100) }, at(100), Action::Adopt];
-    // Given, and in the same moment scaled from 4 to 6 while paused: 4 old and 8 new are all that it may have.
-    let uid_of = uid(&ground.deployment()).to_owned();
-    ground.fake.edit(&format!("{SETS}/app-h2"), |set| {
-        set["metadata"]["ownerReferences"] = json!([{ "apiVersion": "apps/v1", "kind": "Deployment",
-            "name": "app", "uid": uid_of, "controller": true }]);
-        set["metadata"]["annotations"][REVISION] = json!("2");
-        set["spec"]["replicas"] = json!(8);
-    });
-    ground.fake.edit(DEPLOYMENT, |deployment| {
-        deployment["metadata"]["annotations"][REVISION] = json!("2");
-        deployment["spec"]["replicas"] = json!(6);
-        deployment["status"]["observedGeneration"] = json!(1_000);
-    });
-    ground.settle().await;
-    for _ in 0..5 {
-        ground.apply(&Action::Adopt).await.expect("accepted");
-        ground.see().await;
-    }
-    let paused = ground.deployment()["spec"]["paused"].clone();
-    assert_eq!(paused, json!(false), "a rolling update ends it");
-    // As the Deployment controller does then.
-    let size = |set: &str, size: u32| {
-        let path = format!("{SETS}/{set}");
-        ground.fake.edit(&path, |set| set["spec"]["replicas"] = json!(size));
-    };
-    size("app-h2", 6);
-    size("app-h1", 0);
-    ground.until(&give, |world| world.adopted).await;
-    let leave = [at(100), Action::Adopt, Action::Retire];
-    ground.until(&leave, |world| world.restored).await;
-    assert_eq!(ground.deployment()["spec"]["paused"], json!(false));
-    assert_eq!(ground.deployment()["spec"]["replicas"], json!(6));
-}
-
 fn canary_pods(ground: &Ground) -> Vec<Value> {
     let mut pods = ground.fake.objects(PODS);
     pods.retain(|pod| label(pod, HASH) == Some("h2"));
@@ -607,12 +568,26 @@ async fn a_weight_that_somebody_overwrites_is_put_back() {
     ground.fake.edit(ROUTE, |route| route["spec"]["rules"] = rules());
     let seen = ground.settle().await;
     assert_eq!(seen.route.split, Some(ALL_STABLE), "their write is seen as what it is");
+    for action in &stage {
+        ground.apply(action).await.expect("accepted");
+    }
+    let weights = |ground: &Ground| {
+        let backends = ground.rules()[0]["backendRefs"].clone();
+        let weights = backends.as_array().expect("backends").iter();
+        weights.map(|one| count(one, "/weight")).collect::<Vec<_>>()
+    };
+    // The data plane has to hear of it again before anybody is sent there.
+    assert_eq!(weights(&ground), [1, 0], "its backend is back, without traffic");
     ground.until(&stage, at_20).await;
+    assert_eq!(weights(&ground), [80, 20]);
 }
 
 #[tokio::test]
 async fn a_write_that_somebody_was_quicker_than_is_worked_out_anew() {
     let mut ground = Ground::started(true).await;
+    // The route is warm, and has been for a while.
+    ground.settle().await;
+    ground.settle().await;
     ground.fake.before(Method::PATCH, "httproutes/web", |fake| {
         fake.edit(ROUTE, |route| route["metadata"]["labels"] = json!({ "theirs": "kept" }));
     });

@@ -372,11 +372,9 @@ pub fn serves(pod: &Value, release: &Release) -> bool {
 /// Deployment adopts it as its newest.
 pub fn finish(set: &Value, deployment: &Value, release: &Release) -> Option<Patch> {
     let full = replicas(deployment);
-    let given = match controller(set) {
-        Some((_, _, owner)) => owner == uid(deployment),
-        // Nobody's, and waiting to be adopted.
-        None => release.rolling || count(set, "/spec/replicas") == full,
-    };
+    // Nobody's is one that waits to be adopted. Also with another size than the Deployment has by now: its controller
+    // divides the difference by what stood there when it was given.
+    let given = controller(set).is_none_or(|(_, _, owner)| owner == uid(deployment));
     if given {
         return None;
     }
