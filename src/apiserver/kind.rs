@@ -6,28 +6,41 @@ use serde_json::{Value, json};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names are Kubernetes' own")]
 pub enum Kind {
+    ClusterRole,
+    ClusterRoleBinding,
+    ClusterStrategy,
     ConfigMap,
+    CustomResourceDefinition,
     Deployment,
     EndpointSlice,
     Event,
+    Freeze,
     GrpcRoute,
     HorizontalPodAutoscaler,
     HttpRoute,
     Job,
     Lease,
     LimitRange,
+    MutatingAdmissionPolicy,
+    MutatingAdmissionPolicyBinding,
+    Namespace,
     NetworkPolicy,
     Node,
     PersistentVolumeClaim,
     Pod,
     PodDisruptionBudget,
+    Release,
     ReplicaSet,
     ResourceQuota,
     Role,
+    RoleBinding,
+    Rollout,
     ScaledObject,
     Secret,
     Service,
     ServiceAccount,
+    ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
 }
 
 impl Kind {
@@ -78,14 +91,32 @@ impl Kind {
             "" => format!("/api/{}", self.version()),
             group => format!("/apis/{group}/{}", self.version()),
         };
-        let place = match self {
-            Self::Node => base,
-            _ => format!("{base}/namespaces/{namespace}"),
+        let place = if self.is_of_the_cluster() {
+            base
+        } else {
+            format!("{base}/namespaces/{namespace}")
         };
         match name {
             Some(name) => format!("{place}/{}/{name}", self.plural()),
             None => format!("{place}/{}", self.plural()),
         }
+    }
+
+    /// Whether its objects are in no namespace.
+    pub const fn is_of_the_cluster(self) -> bool {
+        matches!(
+            self,
+            Self::ClusterRole
+                | Self::ClusterRoleBinding
+                | Self::ClusterStrategy
+                | Self::CustomResourceDefinition
+                | Self::MutatingAdmissionPolicy
+                | Self::MutatingAdmissionPolicyBinding
+                | Self::Namespace
+                | Self::Node
+                | Self::ValidatingAdmissionPolicy
+                | Self::ValidatingAdmissionPolicyBinding
+        )
     }
 
     /// Says in the object what it is, which items of a list do not.
@@ -125,6 +156,49 @@ impl Kind {
             Self::Secret => ("", "v1", "secrets", "Secret"),
             Self::Service => ("", "v1", "services", "Service"),
             Self::ServiceAccount => ("", "v1", "serviceaccounts", "ServiceAccount"),
+            Self::ClusterRole => ("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole"),
+            Self::ClusterRoleBinding => (
+                "rbac.authorization.k8s.io",
+                "v1",
+                "clusterrolebindings",
+                "ClusterRoleBinding",
+            ),
+            Self::ClusterStrategy => ("wade.dev", "v1alpha1", "clusterstrategies", "ClusterStrategy"),
+            Self::CustomResourceDefinition => (
+                "apiextensions.k8s.io",
+                "v1",
+                "customresourcedefinitions",
+                "CustomResourceDefinition",
+            ),
+            Self::Freeze => ("wade.dev", "v1alpha1", "freezes", "Freeze"),
+            Self::Namespace => ("", "v1", "namespaces", "Namespace"),
+            Self::Release => ("wade.dev", "v1alpha1", "releases", "Release"),
+            Self::RoleBinding => ("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding"),
+            Self::Rollout => ("wade.dev", "v1alpha1", "rollouts", "Rollout"),
+            Self::ValidatingAdmissionPolicy => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "validatingadmissionpolicies",
+                "ValidatingAdmissionPolicy",
+            ),
+            Self::ValidatingAdmissionPolicyBinding => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "validatingadmissionpolicybindings",
+                "ValidatingAdmissionPolicyBinding",
+            ),
+            Self::MutatingAdmissionPolicy => (
+                "admissionregistration.k8s.io",
+                "v1beta1",
+                "mutatingadmissionpolicies",
+                "MutatingAdmissionPolicy",
+            ),
+            Self::MutatingAdmissionPolicyBinding => (
+                "admissionregistration.k8s.io",
+                "v1beta1",
+                "mutatingadmissionpolicybindings",
+                "MutatingAdmissionPolicyBinding",
+            ),
         }
     }
 }
