@@ -55,6 +55,7 @@ pub mod demo;
 pub mod engine;
 pub mod judge;
 pub mod notify;
+pub mod operator;
 pub mod plan;
 pub mod platforms;
 pub mod replay;
