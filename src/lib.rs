@@ -35,6 +35,7 @@
 //! * [`notify`]: telling Slack and webhooks what a release does, without ever holding it up.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
+//! * [`crd`]: the custom resources of a daemon in a cluster, from the types.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
@@ -50,6 +51,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
+pub mod crd;
 pub mod daemon;
 pub mod demo;
 pub mod engine;
