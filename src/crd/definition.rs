@@ -269,6 +269,6 @@ mod tests {
             &mut found,
         );
         // A value in JSON, and a switch that may be settings instead.
-        assert_eq!(found, ["spec.smoke[].json[]", "spec.analysis.passEarly"]);
+        assert_eq!(found, ["spec.smoke[].json", "spec.analysis.passEarly"]);
     }
 }

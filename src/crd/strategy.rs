@@ -2,16 +2,17 @@
 //!
 //! A Rollout that uses it (`strategy: {use: NAME}`) may still override steps and bake, as with any strategy; the minima
 //! bound that. They are held against the *plan*, after everything has been laid together, so there is no spelling that
-//! gets around them. Releases that go back, first deploys and emergencies are not held to them: a way back must never
+//! gets around them; and against the plan for a service with users and a router, because what Wade itself makes of it
+//! where there are none (fewer, longer stages) is not the author's doing. Releases that go back, first deploys and emergencies are not held to them: a way back must never
 //! be slower for being safe.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Lane, Plan, StageKind};
+use crate::plan::{Circumstances, Found, Lane, Plan, StageKind, lower};
 use crate::spec::{
-    API_VERSION, AnalysisSpec, Limits, Metadata, Rollout, Span, Strategy, StrategyChoice, StrategyFile, StrategySpec,
-    Weight,
+    API_VERSION, AnalysisSpec, Limits, Metadata, Resolved, Rollout, Span, Strategy, StrategyChoice, StrategyFile,
+    StrategySpec, Weight,
 };
 
 /// The spec of a ClusterStrategy: that of a strategy's file, and minima.
@@ -82,11 +83,33 @@ impl ClusterStrategySpec {
     }
 }
 
-/// Where a plan goes below `minima`, one sentence each; nothing if it is within them or not held to them.
-pub fn below_minima(plan: &Plan, minima: &Minima) -> Vec<String> {
-    if plan.lane != Lane::Normal {
+/// Where a policy goes below `minima`, one sentence each; nothing if it is within them or not held to them.
+pub fn below_minima(rollout: &Rollout, resolved: &Resolved, lane: &Lane, minima: &Minima) -> Vec<String> {
+    if *lane != Lane::Normal {
         return Vec::new();
     }
+    let around = Circumstances {
+        found: Some(Found {
+            takes_requests: true,
+            by_instances: false,
+            instances: 1,
+            metrics: None,
+        }),
+        ..Circumstances::default()
+    };
+    let (strategy, analysis, limits) = (&resolved.strategy, &resolved.analysis, &resolved.limits);
+    let plan = lower(
+        &rollout.metadata.name,
+        &rollout.spec,
+        strategy,
+        analysis,
+        limits,
+        &around,
+    );
+    of_plan(&plan, minima)
+}
+
+fn of_plan(plan: &Plan, minima: &Minima) -> Vec<String> {
     let judged: Vec<_> = plan
         .stages
         .iter()
@@ -140,21 +163,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::plan::{Circumstances, lower};
     use crate::spec::{read_rollout, resolve};
 
-    fn plan(strategy: &str, lane: Lane) -> Plan {
+    fn below(strategy: &str, lane: &Lane, minima: &Minima) -> Vec<String> {
         let text = format!(
             "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: x}}\nspec:\n  workload: {{deployment: x}}\n  strategy: {strategy}\n"
         );
         let rollout = read_rollout(&text, "x").expect("it is valid");
         let resolved = resolve(&rollout, &BTreeMap::new()).expect("it resolves");
-        let around = Circumstances {
-            lane,
-            ..Circumstances::default()
-        };
-        let (strategy, analysis, limits) = (&resolved.strategy, &resolved.analysis, &resolved.limits);
-        lower("x", &rollout.spec, strategy, analysis, limits, &around)
+        below_minima(&rollout, &resolved, lane, minima)
     }
 
     fn minima() -> Minima {
@@ -169,12 +186,12 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_told_everything_that_it_goes_below_at_once() {
-        let careful = below_minima(&plan("{use: careful}", Lane::Normal), &minima());
+    fn a_policy_is_told_everything_that_it_goes_below_at_once() {
+        let careful = below("{use: careful}", &Lane::Normal, &minima());
         assert_eq!(careful.len(), 1, "{careful:?}");
         assert!(careful[0].contains("smoke test"), "{careful:?}");
         let overridden = "{use: careful, with: {steps: [{weight: 50%, min: 1s}], bake: 10s}}";
-        let below = below_minima(&plan(overridden, Lane::Normal), &minima()).join("\n");
+        let all = below(overridden, &Lane::Normal, &minima()).join("\n");
         for word in [
             "bake takes 10s",
             "1 stages are judged",
@@ -182,12 +199,12 @@ mod tests {
             "may end after 1s",
             "smoke",
         ] {
-            assert!(below.contains(word), "{word}: {below}");
+            assert!(all.contains(word), "{word}: {all}");
         }
         assert!(
-            below_minima(&plan(overridden, Lane::Rollback), &minima()).is_empty(),
+            below(overridden, &Lane::Rollback, &minima()).is_empty(),
             "the way back is not held up"
         );
-        assert!(below_minima(&plan(overridden, Lane::Normal), &Minima::default()).is_empty());
+        assert!(below(overridden, &Lane::Normal, &Minima::default()).is_empty());
     }
 }
