@@ -8,6 +8,7 @@
 //! Every call bounds its own time ([`REQUEST_WITHIN`]) and every fault says verb, kind and name, and whether asking
 //! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
 
+mod discovery;
 pub mod error;
 pub mod kind;
 pub mod value;
