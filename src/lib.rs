@@ -35,6 +35,7 @@
 //! * [`notify`]: telling Slack and webhooks what a release does, without ever holding it up.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
+//! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
@@ -45,6 +46,7 @@
 //!
 //! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
 
+pub mod api;
 pub mod apiserver;
 pub mod cli;
 pub mod clock;
