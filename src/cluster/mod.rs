@@ -65,6 +65,8 @@ pub struct Options {
     pub actor: Option<Actor>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
+    /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
+    pub actor: Option<Actor>,
 }
 
 /// The cluster, asked by one process.
@@ -145,6 +147,7 @@ impl Cluster {
                 .iter()
                 .filter_map(|group| group.as_str().map(str::to_owned))
                 .collect(),
+            from: None,
         }
     }
 
