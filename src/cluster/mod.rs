@@ -62,6 +62,8 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
+    /// The namespace in which a daemon lives, if it is not the usual one.
+    pub home: Option<String>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
     /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
