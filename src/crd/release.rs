@@ -1,7 +1,8 @@
 //! `Release`: what is asked of the daemon, and what shows how far it is.
 //!
-//! Whoever creates one asks for a release, as `wade deploy` does; the spec never changes afterwards. A change that
-//! somebody else made to the Deployment gets one from the daemon (`target: held`). The record itself, with its evidence,
+//! Whoever creates one asks for a release, as `wade deploy` does; the spec never changes afterwards. A release that
+//! nobody asked for by one (a change that somebody made to the Deployment) gets one from the daemon, which asks for
+//! nothing and only shows (`observed`). The record itself, with its evidence,
 //! stays where the step keeps it (a ConfigMap), so that step and daemon can hand over to each other.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::condition::Condition;
 use crate::cluster::admit::Ask;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
+use crate::engine::Actor;
 use crate::platforms::kubernetes::template::For;
 use crate::store::Pipeline;
 
@@ -30,8 +32,13 @@ pub struct ReleaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// Which way: `deploy` (the image, images and env below), `held` (what the paused Deployment says already),
-    /// `rollback` or `retry`.
+    /// The groups of who asks; only those that the API server knows them by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// It asks for nothing: the daemon shows a release by it that came about otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub observed: bool,
+    /// Which way: `deploy` (the image, images and env below), `rollback` or `retry`.
     #[serde(default)]
     pub target: Target,
     /// For `rollback`: to what this release promoted; to the revision before the present one if not said.
@@ -53,6 +60,9 @@ pub struct ReleaseSpec {
     /// A stage that ends without proof asks a person instead of going on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub require_proof: bool,
+    /// What `DEPLOY_WINDOW` says where the request comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy_window: Option<bool>,
     /// Run both versions side by side even where that looks unsafe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_parallel: bool,
@@ -68,8 +78,6 @@ pub enum Target {
     /// The image, images and environment that the Release names.
     #[default]
     Deploy,
-    /// What the paused Deployment says already.
-    Held,
     /// Back to an earlier revision.
     Rollback,
     /// The revision that the last release failed with.
@@ -89,9 +97,6 @@ pub struct PipelineRef {
     /// The pipeline's page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// What `DEPLOY_WINDOW` says there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deploy_window: Option<bool>,
     /// The W3C trace context that the release's trace joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -145,14 +150,14 @@ impl ReleaseSpec {
         let pipeline = self.pipeline.clone().unwrap_or_default();
         ReleaseRequest {
             target: match self.target {
-                Target::Deploy | Target::Held => ReleaseTarget::default(),
+                Target::Deploy => ReleaseTarget::default(),
                 Target::Rollback => ReleaseTarget::Rollback { number: self.number },
                 Target::Retry => ReleaseTarget::Retry,
             },
             reason: self.reason.clone(),
             emergency: self.emergency,
             require_proof: self.require_proof,
-            deploy_window: pipeline.deploy_window,
+            deploy_window: self.deploy_window,
             pipeline: Pipeline {
                 commit: pipeline.commit,
                 author: pipeline.author,
@@ -184,16 +189,14 @@ impl ReleaseSpec {
         Ask {
             images: only.chain(named).collect(),
             env: env.collect(),
-            held: self.target == Target::Held,
             allow_parallel: self.allow_parallel,
             ..Ask::default()
         }
     }
 
     /// What is asked, as an object's spec.
-    pub fn from_parts(rollout: &str, by: &str, request: &ReleaseRequest, ask: &Ask) -> Self {
+    pub fn from_parts(rollout: &str, by: &Actor, request: &ReleaseRequest, ask: &Ask) -> Self {
         let (target, number) = match &request.target {
-            ReleaseTarget::File { .. } if ask.held => (Target::Held, None),
             ReleaseTarget::File { .. } => (Target::Deploy, None),
             ReleaseTarget::Rollback { number } => (Target::Rollback, *number),
             ReleaseTarget::Retry => (Target::Retry, None),
@@ -214,12 +217,13 @@ impl ReleaseSpec {
             commit: request.pipeline.commit.clone(),
             author: request.pipeline.author.clone(),
             url: request.pipeline.url.clone(),
-            deploy_window: request.deploy_window,
             traceparent: None,
         };
         Self {
             rollout: rollout.to_owned(),
-            by: by.to_owned(),
+            by: by.user.clone(),
+            groups: by.groups.clone(),
+            observed: false,
             reason: request.reason.clone(),
             target,
             number,
@@ -229,6 +233,7 @@ impl ReleaseSpec {
             emergency: request.emergency,
             require_proof: request.require_proof,
             allow_parallel: ask.allow_parallel,
+            deploy_window: request.deploy_window,
             pipeline: (pipeline != PipelineRef::default()).then_some(pipeline),
         }
     }
@@ -243,21 +248,24 @@ mod tests {
         let spec: ReleaseSpec = serde_json::from_value(serde_json::json!({
             "rollout": "checkout", "by": "ada", "reason": "a fix", "image": "shop/checkout:2",
             "images": {"proxy": "shop/proxy:3"}, "env": {"LEVEL": "debug", "proxy/MODE": "a/b"},
-            "emergency": true, "pipeline": {"commit": "3fa9c1e", "deployWindow": true},
+            "emergency": true, "deployWindow": true, "pipeline": {"commit": "3fa9c1e"},
         }))
         .expect("it is one");
         assert_eq!(
-            ReleaseSpec::from_parts("checkout", "ada", &spec.request(), &spec.ask()),
+            ReleaseSpec::from_parts("checkout", &Actor::named("ada"), &spec.request(), &spec.ask()),
             spec
         );
         assert_eq!(spec.ask().env[1].container.as_deref(), Some("proxy"));
-        for target in [Target::Held, Target::Retry, Target::Rollback] {
+        for target in [Target::Retry, Target::Rollback] {
             let spec = ReleaseSpec {
                 target,
                 number: (target == Target::Rollback).then_some(7),
                 ..ReleaseSpec::default()
             };
-            assert_eq!(ReleaseSpec::from_parts("", "", &spec.request(), &spec.ask()), spec);
+            assert_eq!(
+                ReleaseSpec::from_parts("", &Actor::named(""), &spec.request(), &spec.ask()),
+                spec
+            );
         }
     }
 }
