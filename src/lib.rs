@@ -37,6 +37,7 @@
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
 //! * [`crd`]: the custom resources of a daemon in a cluster, from the types.
 //! * [`install`]: what such a daemon is made of, as manifests, a chart and `wade install`.
+//! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
@@ -47,6 +48,7 @@
 //!
 //! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
 
+pub mod api;
 pub mod apiserver;
 pub mod cli;
 pub mod clock;
@@ -59,6 +61,7 @@ pub mod engine;
 pub mod install;
 pub mod judge;
 pub mod notify;
+pub mod operator;
 pub mod plan;
 pub mod platforms;
 pub mod replay;

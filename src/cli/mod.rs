@@ -32,6 +32,7 @@ mod judge_simulate;
 mod man;
 mod manifest;
 mod observe;
+mod operate;
 mod plan;
 mod rbac;
 mod retry;
