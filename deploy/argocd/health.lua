@@ -33,30 +33,25 @@ if status.observedGeneration ~= nil and obj.metadata.generation ~= nil
   return health("Progressing", "the daemon has not seen the last change yet")
 end
 
-if is("Valid", "False") then
-  return health("Degraded", condition("Valid").message)
-end
-if is("Accepted", "False") then
-  return health("Degraded", condition("Accepted").message)
-end
-if is("Stuck", "True") then
-  return health("Degraded", condition("Stuck").message)
+local wrong = {Invalid = true, Refused = true, Missing = true, refused = true}
+if is("Valid", "False") or is("Stuck", "True") or wrong[status.phase] then
+  return health("Degraded", status.message)
 end
 
--- A person has to say yes, or has paused it: nothing will happen by itself.
-if status.phase == "paused" or status.phase == "gated" or status.phase == "waitingForPerson" or is("Waiting", "True") then
+-- A person has to say yes: nothing will happen by itself.
+if status.phase == "gated" then
   return health("Suspended", status.message)
 end
 
-local good = {Promoted = true, FirstDeploy = true, promoted = true, firstDeploy = true}
+local good = {Promoted = true, FirstDeploy = true}
 -- A newer revision took its place: that one's health is what counts.
-local replaced = {Superseded = true, superseded = true}
+local replaced = {Superseded = true}
 
 if obj.kind == "Release" then
-  if status.outcome == nil then
+  if status.outcome == nil and status.phase ~= "unchanged" then
     return health("Progressing", status.message)
   end
-elseif is("Releasing", "True") then
+elseif is("Releasing", "True") or status.phase == "Waiting" then
   return health("Progressing", status.message)
 end
 

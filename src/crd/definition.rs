@@ -59,7 +59,7 @@ fn release() -> Value {
             "message": "a number means the release that a rollback goes back to: add `target: rollback`",
         },
         {
-            "rule": "(has(self.observed) && self.observed) || (has(self.target) && self.target != 'deploy') || has(self.image) || has(self.images) || has(self.env)",
+            "rule": "(has(self.target) && self.target != 'deploy') || has(self.image) || has(self.images) || has(self.env)",
             "message": "say what is new: image, images or env",
         },
     ]);
@@ -68,7 +68,6 @@ fn release() -> Value {
         spec["properties"][field]["maxProperties"] = json!(64);
         spec["properties"][field]["additionalProperties"]["maxLength"] = json!(4096);
     }
-    spec["properties"]["groups"]["items"]["maxLength"] = json!(512);
     // Whoever has no reason may say so.
     spec["properties"]["reason"]["nullable"] = json!(true);
     for field in ["commit", "author", "url"] {

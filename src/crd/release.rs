@@ -2,7 +2,7 @@
 //!
 //! Whoever creates one asks for a release, as `wade deploy` does; the spec never changes afterwards. A release that
 //! nobody asked for by one (a change that somebody made to the Deployment) gets one from the daemon, which asks for
-//! nothing and only shows (`observed`). The record itself, with its evidence,
+//! nothing and only shows (`target: held`). The record itself, with its evidence,
 //! stays where the step keeps it (a ConfigMap), so that step and daemon can hand over to each other.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use super::condition::Condition;
 use crate::cluster::admit::Ask;
 use crate::daemon::api::{ReleaseRequest, ReleaseTarget};
-use crate::engine::Actor;
 use crate::platforms::kubernetes::template::For;
 use crate::store::Pipeline;
 
@@ -32,13 +31,8 @@ pub struct ReleaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// The groups of who asks; only those that the API server knows them by.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<String>,
-    /// It asks for nothing: the daemon shows a release by it that came about otherwise.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub observed: bool,
-    /// Which way: `deploy` (the image, images and env below), `rollback` or `retry`.
+    /// Which way: `deploy` (the image, images and env below), `rollback` or `retry`. `held` is the daemon's: it shows a
+    /// release of what the Deployment says already.
     #[serde(default)]
     pub target: Target,
     /// For `rollback`: to what this release promoted; to the revision before the present one if not said.
@@ -78,6 +72,8 @@ pub enum Target {
     /// The image, images and environment that the Release names.
     #[default]
     Deploy,
+    /// What the held Deployment says already; only the daemon writes it, to show such a release.
+    Held,
     /// Back to an earlier revision.
     Rollback,
     /// The revision that the last release failed with.
@@ -131,6 +127,9 @@ pub struct ReleaseStatus {
     /// What it waits for, or why it ended so, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// For programs, why it was refused: `invalid`, `conflict`, `forbidden`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::structural::moment")]
@@ -159,7 +158,7 @@ impl ReleaseSpec {
         let pipeline = self.pipeline.clone().unwrap_or_default();
         ReleaseRequest {
             target: match self.target {
-                Target::Deploy => ReleaseTarget::default(),
+                Target::Deploy | Target::Held => ReleaseTarget::default(),
                 Target::Rollback => ReleaseTarget::Rollback { number: self.number },
                 Target::Retry => ReleaseTarget::Retry,
             },
@@ -198,14 +197,16 @@ impl ReleaseSpec {
         Ask {
             images: only.chain(named).collect(),
             env: env.collect(),
+            held: self.target == Target::Held,
             allow_parallel: self.allow_parallel,
             ..Ask::default()
         }
     }
 
     /// What is asked, as an object's spec.
-    pub fn from_parts(rollout: &str, by: &Actor, request: &ReleaseRequest, ask: &Ask) -> Self {
+    pub fn from_parts(rollout: &str, by: &str, request: &ReleaseRequest, ask: &Ask) -> Self {
         let (target, number) = match &request.target {
+            ReleaseTarget::File { .. } if ask.held => (Target::Held, None),
             ReleaseTarget::File { .. } => (Target::Deploy, None),
             ReleaseTarget::Rollback { number } => (Target::Rollback, *number),
             ReleaseTarget::Retry => (Target::Retry, None),
@@ -230,9 +231,7 @@ impl ReleaseSpec {
         };
         Self {
             rollout: rollout.to_owned(),
-            by: by.user.clone(),
-            groups: by.groups.clone(),
-            observed: false,
+            by: by.to_owned(),
             reason: request.reason.clone(),
             target,
             number,
@@ -261,20 +260,17 @@ mod tests {
         }))
         .expect("it is one");
         assert_eq!(
-            ReleaseSpec::from_parts("checkout", &Actor::named("ada"), &spec.request(), &spec.ask()),
+            ReleaseSpec::from_parts("checkout", "ada", &spec.request(), &spec.ask()),
             spec
         );
         assert_eq!(spec.ask().env[1].container.as_deref(), Some("proxy"));
-        for target in [Target::Retry, Target::Rollback] {
+        for target in [Target::Held, Target::Retry, Target::Rollback] {
             let spec = ReleaseSpec {
                 target,
                 number: (target == Target::Rollback).then_some(7),
                 ..ReleaseSpec::default()
             };
-            assert_eq!(
-                ReleaseSpec::from_parts("", &Actor::named(""), &spec.request(), &spec.ask()),
-                spec
-            );
+            assert_eq!(ReleaseSpec::from_parts("", "", &spec.request(), &spec.ask()), spec);
         }
     }
 }

@@ -121,13 +121,8 @@ fn author() -> Value {
                 "reason": "Forbidden",
             },
             {
-                "expression": "variables.wade || object.spec.?groups.orValue([]).all(group, group in request.userInfo.?groups.orValue([]))",
-                "message": "spec.groups names a group that you are not in",
-                "reason": "Forbidden",
-            },
-            {
-                "expression": "variables.wade || !object.spec.?observed.orValue(false)",
-                "message": "spec.observed is for releases that the daemon shows; leave it out to ask for one",
+                "expression": "variables.wade || object.spec.?target.orValue('deploy') != 'held'",
+                "message": "`target: held` is for releases that the daemon shows; leave it out to ask for one",
                 "reason": "Forbidden",
             },
         ],
