@@ -127,9 +127,6 @@ pub struct ReleaseStatus {
     /// What it waits for, or why it ended so, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// For programs, why it was refused: `invalid`, `conflict`, `forbidden`, …
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
     /// When it began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "super::structural::moment")]
