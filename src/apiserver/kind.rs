@@ -23,6 +23,8 @@ pub enum Kind {
     LimitRange,
     MutatingAdmissionPolicy,
     MutatingAdmissionPolicyBinding,
+    MutatingAdmissionPolicyBindingV1,
+    MutatingAdmissionPolicyV1,
     Namespace,
     NetworkPolicy,
     Node,
@@ -85,13 +87,13 @@ impl Kind {
         }
     }
 
-    /// The path of one object, or of all.
+    /// The path of one object, or of all; in every namespace if `namespace` is empty.
     pub fn path(self, namespace: &str, name: Option<&str>) -> String {
         let base = match self.group() {
             "" => format!("/api/{}", self.version()),
             group => format!("/apis/{group}/{}", self.version()),
         };
-        let place = if self.is_of_the_cluster() {
+        let place = if self.is_of_the_cluster() || namespace.is_empty() {
             base
         } else {
             format!("{base}/namespaces/{namespace}")
@@ -112,6 +114,8 @@ impl Kind {
                 | Self::CustomResourceDefinition
                 | Self::MutatingAdmissionPolicy
                 | Self::MutatingAdmissionPolicyBinding
+                | Self::MutatingAdmissionPolicyBindingV1
+                | Self::MutatingAdmissionPolicyV1
                 | Self::Namespace
                 | Self::Node
                 | Self::ValidatingAdmissionPolicy
@@ -193,6 +197,18 @@ impl Kind {
                 "mutatingadmissionpolicies",
                 "MutatingAdmissionPolicy",
             ),
+            Self::MutatingAdmissionPolicyV1 => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "mutatingadmissionpolicies",
+                "MutatingAdmissionPolicy",
+            ),
+            Self::MutatingAdmissionPolicyBindingV1 => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "mutatingadmissionpolicybindings",
+                "MutatingAdmissionPolicyBinding",
+            ),
             Self::MutatingAdmissionPolicyBinding => (
                 "admissionregistration.k8s.io",
                 "v1beta1",
@@ -215,6 +231,11 @@ mod tests {
         );
         assert_eq!(Kind::Pod.path("shop", None), "/api/v1/namespaces/shop/pods");
         assert_eq!(Kind::Node.path("shop", None), "/api/v1/nodes");
+        assert_eq!(Kind::Deployment.path("", None), "/apis/apps/v1/deployments");
+        assert_eq!(
+            Kind::ClusterStrategy.path("shop", Some("safe")),
+            "/apis/wade.dev/v1alpha1/clusterstrategies/safe"
+        );
         assert_eq!(Kind::HttpRoute.resource(), "httproutes.gateway.networking.k8s.io");
         assert_eq!(Kind::ConfigMap.api_version(), "v1");
     }

@@ -8,6 +8,7 @@
 //! Every call bounds its own time ([`REQUEST_WITHIN`]) and every fault says verb, kind and name, and whether asking
 //! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
 
+mod discovery;
 pub mod error;
 pub mod kind;
 pub mod value;
@@ -67,6 +68,8 @@ impl Backoff for Again {
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// As which field manager Wade writes.
 pub const MANAGER: &str = "wade";
+/// So many objects are listed at a time.
+const PAGE: u32 = 200;
 /// The longest answer of a pod that is taken.
 const MOST_LOG: u32 = 16 * 1024;
 
@@ -165,13 +168,13 @@ impl Selection {
 
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Seen {
+pub enum Seen<T = Value> {
     /// Everything that there is now, whole; what is not in it is gone.
-    All(Vec<Value>),
+    All(Vec<T>),
     /// One object, new or changed.
-    Object(Value),
+    Object(T),
     /// One object that is gone.
-    Gone(Value),
+    Gone(T),
 }
 
 impl ApiServer {
@@ -240,6 +243,15 @@ impl ApiServer {
             namespace: namespace.to_owned(),
             inside: false,
             place: "a test".to_owned(),
+        }
+    }
+
+    /// The same cluster, in another namespace. The empty one means all of them, for lists and watches.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            ..self.clone()
         }
     }
 
@@ -501,6 +513,21 @@ impl ApiServer {
     /// What there is of a kind, and every change of it from then on. It reconnects by itself; an error it yields is
     /// news about the connection, not its end.
     pub fn watch(&self, kind: Kind, which: &Selection) -> impl Stream<Item = Result<Seen, ApiError>> + Send + use<> {
+        self.watch_as(kind, which, |object| object)
+    }
+
+    /// As [`Self::watch`], keeping of each object only what `sketch` takes from it: whole objects of a whole cluster are
+    /// more than is ever needed at once.
+    pub fn watch_as<T, F>(
+        &self,
+        kind: Kind,
+        which: &Selection,
+        sketch: F,
+    ) -> impl Stream<Item = Result<Seen<T>, ApiError>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Fn(Value) -> T + Send + 'static,
+    {
         let resource = ApiResource {
             group: kind.group().to_owned(),
             version: kind.version().to_owned(),
@@ -508,11 +535,15 @@ impl ApiServer {
             kind: kind.name().to_owned(),
             plural: kind.plural().to_owned(),
         };
-        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let mut config = watcher::Config::default();
+        let api: kube::Api<DynamicObject> = if self.namespace.is_empty() || kind.is_of_the_cluster() {
+            kube::Api::all_with(self.client.clone(), &resource)
+        } else {
+            kube::Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+        };
+        let mut config = watcher::Config::default().page_size(PAGE);
         config.label_selector.clone_from(&which.labels);
         config.field_selector.clone_from(&which.fields);
-        let mut all: Vec<Value> = Vec::new();
+        let mut all: Vec<T> = Vec::new();
         watcher(api, config)
             .backoff(Again::default())
             .map_err(move |error| ApiError {
@@ -528,12 +559,12 @@ impl ApiServer {
                         None
                     }
                     Ok(watcher::Event::InitApply(object)) => {
-                        all.push(plain(kind, &object));
+                        all.push(sketch(plain(kind, &object)));
                         None
                     }
                     Ok(watcher::Event::InitDone) => Some(Ok(Seen::All(std::mem::take(&mut all)))),
-                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(plain(kind, &object)))),
-                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(plain(kind, &object)))),
+                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(sketch(plain(kind, &object))))),
+                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(sketch(plain(kind, &object))))),
                     Err(error) => Some(Err(error)),
                 };
                 std::future::ready(seen)

@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
+use super::confine::OnlyAllowed;
 use super::door::{running, unavailable};
 use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
@@ -168,8 +170,37 @@ impl Cluster {
         Ok(())
     }
 
+    /// Goes on with a release that nobody carries any more, as its record says: its key. `None` if there is none, or
+    /// somebody who lives has it.
+    ///
+    /// # Errors
+    /// The record or the Lease cannot be read or taken.
+    pub async fn take_up(self: &Arc<Self>, name: &str) -> Result<Option<ReleaseKey>, Problem> {
+        let store = self.store(name);
+        let Some(record) = running(&store).await? else {
+            return Ok(None);
+        };
+        if !self.is_abandoned(name).await? {
+            return Ok(None);
+        }
+        let key = record.key.clone();
+        self.carry_on(&store, record, false).await?;
+        Ok(Some(key))
+    }
+
+    /// Stops driving what this process carries, between two passes, and gives its Lease back; users stay where they are.
+    /// Whoever takes the Lease goes on with all the evidence.
+    pub async fn let_go(&self) {
+        let carrying = self.carrying.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(carrying) = carrying {
+            carrying.stop.cancel();
+            // What it came to is in the record.
+            let _ = carrying.task.await;
+        }
+    }
+
     /// Drives `record`'s release in the background, holding `lease`.
-    pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, record: ReleaseRecord) -> Result<(), Problem> {
+    pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, mut record: ReleaseRecord) -> Result<(), Problem> {
         let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
             problem(
                 ProblemKind::Unavailable,
@@ -186,8 +217,11 @@ impl Cluster {
             .await
             .map_err(unavailable)?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let urgent = Urgent::default();
+        let (urgent, stop) = (Urgent::default(), CancellationToken::new());
         let key = record.key.clone();
+        if let Some(command) = self.confine(&mut record) {
+            urgent.set(&key, command);
+        }
         let drive = Drive {
             cluster: Arc::clone(self),
             lease,
@@ -195,6 +229,7 @@ impl Cluster {
             release,
             notices,
             urgent: urgent.clone(),
+            stop: stop.clone(),
             wake,
         };
         let told = drive.notices.downgrade();
@@ -203,6 +238,7 @@ impl Cluster {
             key,
             notices: told,
             urgent,
+            stop,
             task,
         };
         *self.carrying.lock().unwrap_or_else(PoisonError::into_inner) = Some(carrying);
@@ -225,31 +261,33 @@ struct Drive {
     release: Release,
     notices: broadcast::Sender<Notice>,
     urgent: Urgent,
+    stop: CancellationToken,
     wake: Arc<Notify>,
 }
 
 impl Drive {
-    async fn run(self, record: ReleaseRecord) -> Pass {
+    async fn run(self, record: ReleaseRecord) -> Option<Pass> {
         let key = record.key.clone();
         let telling = self.tell(&record);
         let lost = self.lease.lost();
         let end = tokio::select! {
             end = self.go(record) => end,
-            () = lost.cancelled() => Pass::Fenced,
+            () = lost.cancelled() => Some(Pass::Fenced),
         };
         match &end {
-            Pass::Over(_) => {
+            // Let go of: whoever takes the Lease next goes on.
+            None | Some(Pass::Over(_)) => {
                 // If it cannot be given back it runs out by itself.
                 let _ = self.lease.release().await;
             }
-            Pass::Fenced => self.say(
+            Some(Pass::Fenced) => self.say(
                 &key,
                 "another wade has taken this release over; this one has stopped".to_owned(),
             ),
-            Pass::Again(_) => {}
+            Some(Pass::Again(_)) => {}
         }
         if let Some(telling) = telling {
-            if matches!(end, Pass::Over(_)) {
+            if matches!(end, Some(Pass::Over(_))) {
                 let late = telling.await.unwrap_or_default();
                 self.cluster
                     .late
@@ -270,7 +308,10 @@ impl Drive {
         }
         let told = Told {
             wanted: record.plan.notify.clone(),
-            secrets: Arc::new(InNamespace(self.cluster.api.clone())),
+            secrets: Arc::new(OnlyAllowed {
+                secrets: InNamespace(self.cluster.api.clone()),
+                confined: self.cluster.options.confined.clone(),
+            }),
             client: self.cluster.client.clone(),
             patience: Patience::default(),
         };
@@ -308,7 +349,7 @@ impl Drive {
         });
     }
 
-    async fn go(&self, record: ReleaseRecord) -> Pass {
+    async fn go(&self, record: ReleaseRecord) -> Option<Pass> {
         let cluster = &self.cluster;
         let key = record.key.clone();
         let selector = self.selector().await;
@@ -376,7 +417,7 @@ impl Drive {
         )
         .with_urgent(self.urgent.clone())
         .with_judge_writes_every(jiff::SignedDuration::from_secs(4));
-        controller.run(&self.wake).await
+        controller.run_until(&self.wake, self.stop.cancelled()).await
     }
 
     /// The labels by which the Deployment's ReplicaSets are watched; everything where that cannot be said simply.

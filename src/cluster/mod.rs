@@ -15,6 +15,7 @@ pub mod admit;
 pub mod before;
 pub mod carry;
 pub mod check;
+mod confine;
 pub mod door;
 pub mod find;
 mod follower;
@@ -30,6 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::apiserver::{ApiError, ApiServer, Fault};
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Actor;
 use crate::plan::Plan;
+use crate::spec::targets::AllowedHosts;
 use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
@@ -60,10 +63,12 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
+    /// Who asks, where this process acts for somebody whom it has authenticated; itself if not said.
+    pub actor: Option<Actor>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
-    /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
-    pub actor: Option<Actor>,
+    /// What a daemon keeps to, which acts on what others wrote; a step has its caller's own rights, and keeps to nothing.
+    pub confined: Option<AllowedHosts>,
 }
 
 /// The cluster, asked by one process.
@@ -86,7 +91,9 @@ struct Carrying {
     /// Closed once nobody drives it any more, however that ended: whoever follows then reads the record.
     notices: broadcast::WeakSender<Notice>,
     urgent: crate::controller::Urgent,
-    task: JoinHandle<Pass>,
+    stop: CancellationToken,
+    /// `None` if it was let go before its end.
+    task: JoinHandle<Option<Pass>>,
 }
 
 impl Cluster {
