@@ -18,6 +18,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -32,6 +33,8 @@ use serde_json::{Value, json};
 
 pub use error::{ApiError, Fault};
 pub use kind::Kind;
+
+use crate::clock::stopwatch;
 
 /// The longest pause before a broken watch is opened again: whoever watches is blind until then.
 const WATCH_AGAIN_WITHIN: Duration = Duration::from_secs(2);
@@ -79,6 +82,14 @@ pub struct ApiServer {
     inside: bool,
     /// The server's address, for messages.
     place: String,
+    /// Who counts what is asked.
+    meter: Option<Arc<dyn Meter>>,
+}
+
+/// Counts what is asked of the API server.
+pub trait Meter: Send + Sync {
+    /// A request ended: with `ok` or the word of its [`Fault`], after this time; a watch that broke took none.
+    fn asked(&self, verb: &'static str, result: &'static str, took: Option<Duration>);
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -230,6 +241,7 @@ impl ApiServer {
             namespace,
             inside,
             place,
+            meter: None,
         })
     }
 
@@ -240,7 +252,15 @@ impl ApiServer {
             namespace: namespace.to_owned(),
             inside: false,
             place: "a test".to_owned(),
+            meter: None,
         }
+    }
+
+    /// With somebody who counts what is asked.
+    #[must_use]
+    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.meter = Some(meter);
+        self
     }
 
     /// The namespace that everything happens in.
@@ -441,7 +461,7 @@ impl ApiServer {
     /// Not reachable, not permitted.
     pub async fn review(&self, path: &str, question: &Value) -> Result<Value, ApiError> {
         let request = request(Method::POST, path, Some(("application/json", question)));
-        self.send(request)
+        self.send("ask", request)
             .await
             .map_err(|fault| ApiError::other("ask", path, fault))
             .and_then(|text| parsed(&text).map_err(|fault| ApiError::other("ask", path, fault)))
@@ -457,7 +477,7 @@ impl ApiServer {
             Kind::Pod.path(&self.namespace, Some(pod)),
             escaped(container)
         );
-        let sent = self.send(request(Method::GET, &path, None)).await;
+        let sent = self.send("get", request(Method::GET, &path, None)).await;
         sent.map_err(|fault| ApiError {
             verb: "get",
             what: format!("the log of pod {pod}"),
@@ -513,13 +533,20 @@ impl ApiServer {
         config.label_selector.clone_from(&which.labels);
         config.field_selector.clone_from(&which.fields);
         let mut all: Vec<Value> = Vec::new();
+        let meter = self.meter.clone();
         watcher(api, config)
             .backoff(Again::default())
-            .map_err(move |error| ApiError {
-                verb: "watch",
-                what: kind.plural().to_owned(),
-                needs: Some(("watch".to_owned(), kind.resource())),
-                fault: watch_fault(&error),
+            .map_err(move |error| {
+                let fault = watch_fault(&error);
+                if let Some(meter) = &meter {
+                    meter.asked("watch", fault.word(), None);
+                }
+                ApiError {
+                    verb: "watch",
+                    what: kind.plural().to_owned(),
+                    needs: Some(("watch".to_owned(), kind.resource())),
+                    fault,
+                }
             })
             .filter_map(move |event| {
                 let seen = match event {
@@ -559,12 +586,13 @@ impl ApiServer {
             needs: Some((verb.to_owned(), kind.resource())),
             fault,
         };
-        let text = self.send(request(method, path, body)).await.map_err(failed)?;
+        let text = self.send(verb, request(method, path, body)).await.map_err(failed)?;
         parsed(&text).map_err(failed)
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<String, Fault> {
-        match tokio::time::timeout(REQUEST_WITHIN, self.client.request_text(request)).await {
+    async fn send(&self, verb: &'static str, request: Request<Vec<u8>>) -> Result<String, Fault> {
+        let watch = stopwatch();
+        let answer = match tokio::time::timeout(REQUEST_WITHIN, self.client.request_text(request)).await {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(error)) => Err(fault_of(&error)),
             Err(_) => Err(Fault::Unreachable(format!(
@@ -572,7 +600,15 @@ impl ApiServer {
                 self.place,
                 REQUEST_WITHIN.as_secs()
             ))),
+        };
+        if let Some(meter) = &self.meter {
+            meter.asked(
+                verb,
+                answer.as_ref().map_or_else(Fault::word, |_| "ok"),
+                Some(watch.elapsed()),
+            );
         }
+        answer
     }
 }
 

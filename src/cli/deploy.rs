@@ -176,6 +176,7 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
             .time_left
             .map(Span::signed)
             .or_else(|| time_left(environment, SystemClock.now())),
+        telemetry: None,
     })
 }
 

@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 
-use crate::apiserver::{ApiError, ApiServer, Fault};
+use crate::apiserver::{ApiError, ApiServer, Fault, Meter};
 use crate::clock::Clock;
 use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
@@ -40,6 +40,7 @@ use crate::plan::Plan;
 use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
+use crate::telemetry::Telemetry;
 use admit::Ask;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
@@ -62,6 +63,8 @@ pub struct Options {
     pub notify: Vec<NotifySpec>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
+    /// What counts the releases that this process carries, and tells the cluster of them.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// The cluster, asked by one process.
@@ -103,6 +106,10 @@ impl Cluster {
             std::process::id(),
             unique.split('-').next().unwrap_or_default()
         );
+        let api = match &options.telemetry {
+            Some(telemetry) => api.metered(Arc::clone(telemetry) as Arc<dyn Meter>),
+            None => api,
+        };
         Ok(Self {
             api,
             clock,
