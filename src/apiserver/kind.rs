@@ -85,13 +85,13 @@ impl Kind {
         }
     }
 
-    /// The path of one object, or of all.
+    /// The path of one object, or of all; in every namespace if `namespace` is empty.
     pub fn path(self, namespace: &str, name: Option<&str>) -> String {
         let base = match self.group() {
             "" => format!("/api/{}", self.version()),
             group => format!("/apis/{group}/{}", self.version()),
         };
-        let place = if self.is_of_the_cluster() {
+        let place = if self.is_of_the_cluster() || namespace.is_empty() {
             base
         } else {
             format!("{base}/namespaces/{namespace}")
@@ -215,6 +215,11 @@ mod tests {
         );
         assert_eq!(Kind::Pod.path("shop", None), "/api/v1/namespaces/shop/pods");
         assert_eq!(Kind::Node.path("shop", None), "/api/v1/nodes");
+        assert_eq!(Kind::Deployment.path("", None), "/apis/apps/v1/deployments");
+        assert_eq!(
+            Kind::ClusterStrategy.path("shop", Some("safe")),
+            "/apis/wade.dev/v1alpha1/clusterstrategies/safe"
+        );
         assert_eq!(Kind::HttpRoute.resource(), "httproutes.gateway.networking.k8s.io");
         assert_eq!(Kind::ConfigMap.api_version(), "v1");
     }

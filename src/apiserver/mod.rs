@@ -8,8 +8,10 @@
 //! Every call bounds its own time ([`REQUEST_WITHIN`]) and every fault says verb, kind and name, and whether asking
 //! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
 
+mod again;
 pub mod error;
 pub mod kind;
+mod meter;
 pub mod value;
 pub mod view;
 
@@ -27,49 +29,22 @@ use jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 
+use again::Again;
 pub use error::{ApiError, Fault};
 pub use kind::Kind;
+pub use meter::Meter;
 
 use crate::clock::stopwatch;
-
-/// The longest pause before a broken watch is opened again: whoever watches is blind until then.
-const WATCH_AGAIN_WITHIN: Duration = Duration::from_secs(2);
-
-/// The pauses between tries of a broken watch. Not kube's own, which grow to 30 s: after an API server had been away for
-/// half a minute, a release stood still for another one (seen on the node).
-#[derive(Clone, Debug)]
-struct Again(Duration);
-
-impl Default for Again {
-    fn default() -> Self {
-        Self(Duration::from_millis(250))
-    }
-}
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(WATCH_AGAIN_WITHIN);
-        Some(pause)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
 
 /// The longest a request may take; a watch is not one.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// As which field manager Wade writes.
 pub const MANAGER: &str = "wade";
+/// So many objects are listed at a time.
+const PAGE: u32 = 200;
 /// The longest answer of a pod that is taken.
 const MOST_LOG: u32 = 16 * 1024;
 
@@ -84,12 +59,6 @@ pub struct ApiServer {
     place: String,
     /// Who counts what is asked.
     meter: Option<Arc<dyn Meter>>,
-}
-
-/// Counts what is asked of the API server.
-pub trait Meter: Send + Sync {
-    /// A request ended: with `ok` or the word of its [`Fault`], after this time; a watch that broke took none.
-    fn asked(&self, verb: &'static str, result: &'static str, took: Option<Duration>);
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -176,13 +145,13 @@ impl Selection {
 
 /// What a watch tells.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Seen {
+pub enum Seen<T = Value> {
     /// Everything that there is now, whole; what is not in it is gone.
-    All(Vec<Value>),
+    All(Vec<T>),
     /// One object, new or changed.
-    Object(Value),
+    Object(T),
     /// One object that is gone.
-    Gone(Value),
+    Gone(T),
 }
 
 impl ApiServer {
@@ -261,6 +230,15 @@ impl ApiServer {
     pub fn metered(mut self, meter: Arc<dyn Meter>) -> Self {
         self.meter = Some(meter);
         self
+    }
+
+    /// The same cluster, in another namespace. The empty one means all of them, for lists and watches.
+    #[must_use]
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// The namespace that everything happens in.
@@ -521,6 +499,21 @@ impl ApiServer {
     /// What there is of a kind, and every change of it from then on. It reconnects by itself; an error it yields is
     /// news about the connection, not its end.
     pub fn watch(&self, kind: Kind, which: &Selection) -> impl Stream<Item = Result<Seen, ApiError>> + Send + use<> {
+        self.watch_as(kind, which, |object| object)
+    }
+
+    /// As [`Self::watch`], keeping of each object only what `sketch` takes from it: whole objects of a whole cluster are
+    /// more than is ever needed at once.
+    pub fn watch_as<T, F>(
+        &self,
+        kind: Kind,
+        which: &Selection,
+        sketch: F,
+    ) -> impl Stream<Item = Result<Seen<T>, ApiError>> + Send + use<T, F>
+    where
+        T: Send + 'static,
+        F: Fn(Value) -> T + Send + 'static,
+    {
         let resource = ApiResource {
             group: kind.group().to_owned(),
             version: kind.version().to_owned(),
@@ -528,11 +521,15 @@ impl ApiServer {
             kind: kind.name().to_owned(),
             plural: kind.plural().to_owned(),
         };
-        let api: kube::Api<DynamicObject> = kube::Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let mut config = watcher::Config::default();
+        let api: kube::Api<DynamicObject> = if self.namespace.is_empty() || kind.is_of_the_cluster() {
+            kube::Api::all_with(self.client.clone(), &resource)
+        } else {
+            kube::Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+        };
+        let mut config = watcher::Config::default().page_size(PAGE);
         config.label_selector.clone_from(&which.labels);
         config.field_selector.clone_from(&which.fields);
-        let mut all: Vec<Value> = Vec::new();
+        let mut all: Vec<T> = Vec::new();
         let meter = self.meter.clone();
         watcher(api, config)
             .backoff(Again::default())
@@ -555,12 +552,12 @@ impl ApiServer {
                         None
                     }
                     Ok(watcher::Event::InitApply(object)) => {
-                        all.push(plain(kind, &object));
+                        all.push(sketch(plain(kind, &object)));
                         None
                     }
                     Ok(watcher::Event::InitDone) => Some(Ok(Seen::All(std::mem::take(&mut all)))),
-                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(plain(kind, &object)))),
-                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(plain(kind, &object)))),
+                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(sketch(plain(kind, &object))))),
+                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(sketch(plain(kind, &object))))),
                     Err(error) => Some(Err(error)),
                 };
                 std::future::ready(seen)

@@ -156,6 +156,7 @@ impl RevisionArgs {
             env: self.env.iter().map(env).collect(),
             manifest: self.from_file.as_deref().map(super::manifest::deployment).transpose()?,
             held: self.held,
+            stays_paused: false,
             template: None,
             allow_parallel: self.allow_parallel,
             allow_fewer: self.allow_fewer,
@@ -172,6 +173,7 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
         notify: revision.notify.clone(),
+        actor: None,
         time_left: revision
             .time_left
             .map(Span::signed)

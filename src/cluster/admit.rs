@@ -27,6 +27,8 @@ pub struct Ask {
     pub manifest: Option<Value>,
     /// The Deployment is held already, with the new template in it.
     pub held: bool,
+    /// And it is to be paused again afterwards: held between releases too, for want of a policy that pauses it in time.
+    pub stays_paused: bool,
     /// This very template (rollback, retry).
     pub template: Option<Value>,
     /// Run both versions side by side even where that looks unsafe.
@@ -238,7 +240,7 @@ fn before(deployment: &Value, ask: &Ask) -> Before {
     };
     Before {
         // Who says --held has paused it for this release, and wants it to go on afterwards.
-        paused: flag(deployment, "/spec/paused") && !left && !ask.held,
+        paused: ask.stays_paused || (flag(deployment, "/spec/paused") && !left && !ask.held),
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         max_unavailable: of("/spec/strategy/rollingUpdate/maxUnavailable"),
         history_limit: of("/spec/revisionHistoryLimit"),

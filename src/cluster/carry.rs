@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::door::{running, unavailable};
 use super::{Carrying, Cluster, NOTICES, problem, told};
@@ -173,6 +174,35 @@ impl Cluster {
         Ok(())
     }
 
+    /// Goes on with a release that nobody carries any more, as its record says: its key. `None` if there is none, or
+    /// somebody who lives has it.
+    ///
+    /// # Errors
+    /// The record or the Lease cannot be read or taken.
+    pub async fn take_up(self: &Arc<Self>, name: &str) -> Result<Option<ReleaseKey>, Problem> {
+        let store = self.store(name);
+        let Some(record) = running(&store).await? else {
+            return Ok(None);
+        };
+        if !self.is_abandoned(name).await? {
+            return Ok(None);
+        }
+        let key = record.key.clone();
+        self.carry_on(&store, record, false).await?;
+        Ok(Some(key))
+    }
+
+    /// Stops driving what this process carries, between two passes, and gives its Lease back; users stay where they are.
+    /// Whoever takes the Lease goes on with all the evidence.
+    pub async fn let_go(&self) {
+        let carrying = self.carrying.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(carrying) = carrying {
+            carrying.stop.cancel();
+            // What it came to is in the record.
+            let _ = carrying.task.await;
+        }
+    }
+
     /// Drives `record`'s release in the background, holding `lease`.
     pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, record: ReleaseRecord) -> Result<(), Problem> {
         let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
@@ -191,7 +221,7 @@ impl Cluster {
             .await
             .map_err(unavailable)?;
         let (notices, _) = broadcast::channel(NOTICES);
-        let urgent = Urgent::default();
+        let (urgent, stop) = (Urgent::default(), CancellationToken::new());
         let key = record.key.clone();
         let drive = Drive {
             cluster: Arc::clone(self),
@@ -200,6 +230,7 @@ impl Cluster {
             release,
             notices,
             urgent: urgent.clone(),
+            stop: stop.clone(),
             wake,
         };
         let told = drive.notices.downgrade();
@@ -208,6 +239,7 @@ impl Cluster {
             key,
             notices: told,
             urgent,
+            stop,
             task,
         };
         *self.carrying.lock().unwrap_or_else(PoisonError::into_inner) = Some(carrying);
@@ -230,36 +262,38 @@ struct Drive {
     release: Release,
     notices: broadcast::Sender<Notice>,
     urgent: Urgent,
+    stop: CancellationToken,
     wake: Arc<Notify>,
 }
 
 impl Drive {
-    async fn run(self, record: ReleaseRecord) -> Pass {
+    async fn run(self, record: ReleaseRecord) -> Option<Pass> {
         let key = record.key.clone();
         let telling = self.tell(&record);
         let observing = self.observe(&record);
         let lost = self.lease.lost();
         let end = tokio::select! {
             end = self.go(record) => end,
-            () = lost.cancelled() => Pass::Fenced,
+            () = lost.cancelled() => Some(Pass::Fenced),
         };
         match &end {
-            Pass::Over(_) => {
+            // Let go of: whoever takes the Lease next goes on.
+            None | Some(Pass::Over(_)) => {
                 // If it cannot be given back it runs out by itself.
                 let _ = self.lease.release().await;
             }
-            Pass::Fenced => self.say(
+            Some(Pass::Fenced) => self.say(
                 &key,
                 "another wade has taken this release over; this one has stopped".to_owned(),
             ),
-            Pass::Again(_) => {}
+            Some(Pass::Again(_)) => {}
         }
-        if let Some(observing) = observing.filter(|_| matches!(end, Pass::Over(_))) {
+        if let Some(observing) = observing.filter(|_| matches!(end, Some(Pass::Over(_)))) {
             // It keeps its own time; this is for what it was not told.
             let _ = tokio::time::timeout(OBSERVED_WITHIN, observing).await;
         }
         if let Some(telling) = telling {
-            if matches!(end, Pass::Over(_)) {
+            if matches!(end, Some(Pass::Over(_))) {
                 let late = telling.await.unwrap_or_default();
                 if let Some(telemetry) = &self.cluster.options.telemetry {
                     late.iter().for_each(|_| telemetry.untold());
@@ -338,7 +372,7 @@ impl Drive {
         });
     }
 
-    async fn go(&self, record: ReleaseRecord) -> Pass {
+    async fn go(&self, record: ReleaseRecord) -> Option<Pass> {
         let cluster = &self.cluster;
         let key = record.key.clone();
         let selector = self.selector().await;
@@ -416,7 +450,7 @@ impl Drive {
                 telemetry.looked(took);
             }
         }));
-        controller.run(&self.wake).await
+        controller.run_until(&self.wake, self.stop.cancelled()).await
     }
 
     /// The labels by which the Deployment's ReplicaSets are watched; everything where that cannot be said simply.

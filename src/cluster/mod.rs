@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::apiserver::{ApiError, ApiServer, Fault, Meter};
 use crate::clock::Clock;
@@ -61,6 +62,8 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
+    /// Who asks, where this process acts for somebody whom it has authenticated; itself if not said.
+    pub actor: Option<Actor>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
     /// What counts the releases that this process carries, and tells the cluster of them.
@@ -87,7 +90,9 @@ struct Carrying {
     /// Closed once nobody drives it any more, however that ended: whoever follows then reads the record.
     notices: broadcast::WeakSender<Notice>,
     urgent: crate::controller::Urgent,
-    task: JoinHandle<Pass>,
+    stop: CancellationToken,
+    /// `None` if it was let go before its end.
+    task: JoinHandle<Option<Pass>>,
 }
 
 impl Cluster {
@@ -129,6 +134,9 @@ impl Cluster {
 
     /// Who asks, as the cluster sees them.
     pub async fn caller(&self) -> Actor {
+        if let Some(actor) = &self.options.actor {
+            return actor.clone();
+        }
         let question = serde_json::json!({
             "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview",
         });

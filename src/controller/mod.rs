@@ -245,21 +245,52 @@ impl<P: Platform, S: Signals> Controller<P, S> {
     /// Repeats [`Self::pass`] until the release is over or lost; `wake` cuts a wait short. Cancelling it between two
     /// passes is harmless; within one, the next controller repairs.
     pub async fn run(&mut self, wake: &Notify) -> Pass {
+        let end = self.run_until(wake, std::future::pending()).await;
+        end.expect("nothing stops it")
+    }
+
+    /// As [`Self::run`], until `stop` at the latest: then what the judge knows by now is written down, so that whoever
+    /// goes on loses no evidence. `None` if it was stopped.
+    pub async fn run_until(&mut self, wake: &Notify, stop: impl Future<Output = ()> + Send) -> Option<Pass> {
+        // Never within a pass: what it is writing would be in doubt.
+        let mut stop = std::pin::pin!(stop);
         loop {
             let watch = stopwatch();
             let pass = self.pass().await;
             (self.looks)(watch.elapsed());
-            match pass {
-                Pass::Again(at) => {
-                    let wait = at
-                        .duration_since(self.clock.now())
-                        .max(jiff::SignedDuration::from_millis(5));
-                    let wait = Duration::try_from(wait).expect("positive by the line above");
-                    // A timeout is the usual end of the wait; a wake only shortens it.
-                    let _ = tokio::time::timeout(wait, wake.notified()).await;
+            let at = match pass {
+                Pass::Again(at) => at,
+                end => return Some(end),
+            };
+            let wait = at
+                .duration_since(self.clock.now())
+                .max(jiff::SignedDuration::from_millis(5));
+            let wait = Duration::try_from(wait).expect("positive by the line above");
+            tokio::select! {
+                () = &mut stop => {
+                    self.write_evidence().await;
+                    return None;
                 }
-                end => return end,
+                // A timeout is the usual end of the wait; a wake only shortens it.
+                _ = tokio::time::timeout(wait, wake.notified()) => {}
             }
+        }
+    }
+
+    /// Writes what the judge knows, between entries.
+    async fn write_evidence(&mut self) {
+        if self.judge.is_none() || self.doubtful || !self.unrecorded.is_empty() {
+            return;
+        }
+        let update = Update {
+            state: self.state.clone(),
+            entries: Vec::new(),
+            judge: self.judge.clone(),
+            verdict: self.verdict.clone(),
+            course: (!self.course.is_empty()).then(|| self.course.clone()),
+        };
+        if let Err(error) = self.store.record(&self.key, self.epoch, &update).await {
+            self.trouble(&error);
         }
     }
 

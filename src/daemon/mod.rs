@@ -19,6 +19,7 @@ pub mod otlp;
 pub mod peer;
 pub mod releases;
 pub mod rollouts;
+mod telling;
 pub mod views;
 
 use std::collections::BTreeMap;
@@ -30,14 +31,12 @@ use std::time::Duration;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::{Clock, stopwatch};
 use crate::controller::{Controller, Newer, Notice, Pass, Recorder, Urgent, record_stable, seconds_of};
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
-use crate::notify::{self, Message, NoSecrets, Patience, Told};
 use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
@@ -51,6 +50,7 @@ use crate::telemetry::meters::Metered;
 use crate::telemetry::{self, Telemetry};
 use api::{Problem, ProblemKind};
 use rollouts::{Rollouts, Usable};
+use telling::log;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
 const NOTICES: usize = 1024;
@@ -419,41 +419,6 @@ impl Daemon {
         }
     }
 
-    /// Counts the release, beside it: as long as this task drives it, and to the end of what it has to send if it is over.
-    fn observe(&self, record: &ReleaseRecord) -> AbortOnDropHandle<()> {
-        let about = telemetry::About {
-            namespace: None,
-            record: record.clone(),
-        };
-        let following = telemetry::follow(Arc::clone(&self.telemetry), about, self.notices.subscribe(), None);
-        AbortOnDropHandle::new(tokio::spawn(following))
-    }
-
-    /// Tells whom the rollout names, beside the release.
-    fn tell(&self, record: &ReleaseRecord) -> Option<JoinHandle<()>> {
-        if record.plan.notify.is_empty() {
-            return None;
-        }
-        let told = Told {
-            wanted: record.plan.notify.clone(),
-            secrets: Arc::new(NoSecrets),
-            client: self.client.clone(),
-            patience: Patience::default(),
-        };
-        let (key, telemetry) = (record.key.clone(), Arc::clone(&self.telemetry));
-        let say = move |sentence: String| {
-            telemetry.untold();
-            tracing::warn!(rollout = key.rollout, release = key.number, "{sentence}");
-        };
-        let following = notify::follow(
-            Message::about(record, None),
-            self.notices.subscribe(),
-            told,
-            say.clone(),
-        );
-        Some(tokio::spawn(async move { following.await.into_iter().for_each(say) }))
-    }
-
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
     async fn watch(&self, managed: &Arc<Managed>) {
         let mut signals = LocalSignals::new(
@@ -680,30 +645,6 @@ fn service_setup(usable: &Usable, data: &Path) -> Result<ServiceSetup, Problem> 
             .port
             .map(|_| data.join("prometheus").join(format!("{}.json", usable.name()))),
     })
-}
-
-fn log(notice: &Notice) {
-    match notice {
-        Notice::Entry { key, entry, phase } => {
-            tracing::info!(
-                rollout = key.rollout,
-                release = key.number,
-                number = entry.number,
-                phase = phase.label(),
-                reason = entry.reason,
-                "release"
-            );
-        }
-        Notice::Trouble { key, message, .. } => {
-            tracing::warn!(rollout = key.rollout, release = key.number, "{message}")
-        }
-        Notice::Look { key, waiting_for, .. } => tracing::debug!(
-            rollout = key.rollout,
-            release = key.number,
-            reason = waiting_for,
-            "look"
-        ),
-    }
 }
 
 pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::release::{Held, Isolation, LabelPair, Release};
-use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT};
+use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT, WRITE};
 use crate::apiserver::value::{
     annotation, controller, count, flag, is_controlled_by, label, list, name, resource_version, text, uid,
 };
@@ -122,6 +122,7 @@ pub fn hold(deployment: &Value, release: &Release, epoch: u64) -> Option<Patch> 
     changes.forget(deployment, LEFT_PAUSED);
     if annotation(deployment, RELEASE) != Some(&words) {
         changes.annotate(deployment, RELEASE, &words);
+        changes.annotate(deployment, WRITE, &format!("release {}", release.number));
     }
     claim_into(&mut changes, deployment, epoch);
     changes.patch()
@@ -190,6 +191,7 @@ fn put_back(changes: &mut Changes, deployment: &Value, release: &Release) {
     }
     changes.forget(deployment, RELEASE);
     changes.forget(deployment, EPOCH);
+    changes.forget(deployment, WRITE);
 }
 
 /// The canary's ReplicaSet as it is created: exactly the Deployment's template, with the hash, and isolated.
@@ -402,11 +404,23 @@ pub fn surge(deployment: &Value, extra: u32) -> Option<Patch> {
     changes.patch()
 }
 
+/// Lets the Deployment roll in mid-release, in a write that is known as Wade's own.
+fn unpause(changes: &mut Changes, deployment: &Value) {
+    changes.set("/spec/paused", json!(false));
+    let before = annotation(deployment, WRITE).unwrap_or_default();
+    let count = before
+        .rsplit_once(", rolling ")
+        .and_then(|(_, count)| count.parse::<u32>().ok());
+    let base = before.split(", rolling ").next().unwrap_or_default();
+    let now = format!("{base}, rolling {}", count.unwrap_or(0).saturating_add(1));
+    changes.annotate(deployment, WRITE, &now);
+}
+
 /// After it: the Deployment rolls the rest, as long as its template is what was judged.
 pub fn let_roll(deployment: &Value, release: &Release) -> Option<Patch> {
     let mut changes = Changes::of(deployment);
     if flag(deployment, "/spec/paused") && is_ours(deployment, release) {
-        changes.set("/spec/paused", json!(false));
+        unpause(&mut changes, deployment);
     }
     changes.patch()
 }
@@ -416,7 +430,7 @@ pub fn rolled_back(deployment: &Value, stable: &Value, release: &Release) -> Opt
     let mut changes = Changes::of(deployment);
     if is_ours(deployment, release) {
         changes.set("/spec/template", super::template::without_hash(stable));
-        changes.set("/spec/paused", json!(false));
+        unpause(&mut changes, deployment);
     }
     changes.patch()
 }
@@ -452,7 +466,7 @@ pub fn unjammed(deployment: &Value, set: &Value, release: &Release) -> Option<Pa
     let jammed = seen && flag(deployment, "/spec/paused") && count(set, "/spec/replicas") != replicas(deployment);
     let mut changes = Changes::of(deployment);
     if jammed && is_ours(deployment, release) {
-        changes.set("/spec/paused", json!(false));
+        unpause(&mut changes, deployment);
     }
     changes.patch()
 }
