@@ -42,6 +42,7 @@ use crate::controller::Notice;
 use crate::store::ReleaseRecord;
 use events::Words;
 use lane::Lane;
+use list::Bound;
 use numbers::OTHER;
 use progress::{Progress, Seen};
 use spans::Exporter;
@@ -119,12 +120,30 @@ impl Telemetry {
         numbers.set(list::BUILD, &[env!("CARGO_PKG_VERSION")], 1.0);
         numbers.set(list::OTHER, &[], 0.0);
         numbers.set(list::RUNNING, &[], 0.0);
-        for word in list::SENT {
-            numbers.add(list::EVENTS, &[word], 0.0);
-            numbers.add(list::SPANS, &[word], 0.0);
+        for metric in [
+            list::LOOKS,
+            list::DECISION,
+            list::NOTIFICATIONS_FAILED,
+            list::MISSED,
+            list::RESTORED_SECONDS,
+            list::RECORD_SECONDS,
+        ] {
+            numbers.begin(metric, &[]);
         }
-        for metric in [list::LOOKS, list::NOTIFICATIONS_FAILED, list::MISSED] {
-            numbers.add(metric, &[], 0.0);
+        // Small lists of words begin whole.
+        for metric in [
+            list::DURATION,
+            list::PHASE_SECONDS,
+            list::COMMANDS_SEEN,
+            list::RECORD_WRITES,
+            list::EVENTS,
+            list::SPANS,
+        ] {
+            for label in metric.labels {
+                if let Bound::Words(words) = label.bound {
+                    words.iter().for_each(|word| numbers.begin(metric, &[word]));
+                }
+            }
         }
         Self {
             numbers,
@@ -156,7 +175,7 @@ impl Telemetry {
         if self.numbers.get(list::LEADER, &[]).is_some_and(|before| before != now) {
             self.numbers.count(list::LEADER_CHANGES, &[]);
         } else {
-            self.numbers.add(list::LEADER_CHANGES, &[], 0.0);
+            self.numbers.begin(list::LEADER_CHANGES, &[]);
         }
         self.numbers.set(list::LEADER, &[], now);
     }

@@ -45,6 +45,11 @@ impl Numbers {
         });
     }
 
+    /// Makes a series that is not there yet begin at 0, or without values: what first appears with 1 has not increased.
+    pub fn begin(&self, metric: Metric, labels: &[&str]) {
+        self.change(metric, labels, |_| {});
+    }
+
     /// Counts one.
     pub fn count(&self, metric: Metric, labels: &[&str]) {
         self.add(metric, labels, 1.0);

@@ -54,20 +54,17 @@ impl<'a> Counted<'a> {
         };
         let numbers = counted.numbers();
         let own = counted.own();
-        numbers.add(list::BEGUN, &own, 0.0);
-        numbers.add(list::UNPROVEN, &own, 0.0);
-        numbers.add(list::TROUBLES, &own, 0.0);
+        numbers.begin(list::BEGUN, &own);
+        numbers.begin(list::UNPROVEN, &own);
+        numbers.begin(list::TROUBLES, &own);
         for word in list::OUTCOMES {
-            numbers.add(list::ENDED, &counted.with(word), 0.0);
+            numbers.begin(list::ENDED, &counted.with(word));
         }
         for word in list::NO_DATA {
-            numbers.add(list::NO_DATA_SECONDS, &counted.with(word), 0.0);
+            numbers.begin(list::NO_DATA_SECONDS, &counted.with(word));
         }
         for word in list::CALLS {
-            numbers.add(list::VERDICTS, &counted.with(word), 0.0);
-        }
-        for word in list::COMMANDS {
-            numbers.add(list::COMMANDS_SEEN, &[word], 0.0);
+            numbers.begin(list::VERDICTS, &counted.with(word));
         }
         numbers.add(list::RUNNING, &[], 1.0);
         if counted.shared {

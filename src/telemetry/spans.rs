@@ -209,8 +209,8 @@ impl Trace {
             trace: trace_of(namespace, record),
             parent: parent(&record.pipeline),
             attributes: attributes(about),
-            started: record.state.started,
-            open: Open::at(&progress.plan, &State::new(record.state.started), record.state.started),
+            started: record.created,
+            open: Open::at(&progress.plan, &State::new(record.created), record.created),
         };
         if !trace.replay(record) {
             // A history of which a part is gone cannot be gone through; where the release is, is known all the same.
@@ -226,7 +226,7 @@ impl Trace {
 
     /// Goes through what was recorded, for the phase that is open; the spans before it were sent by whoever carried it.
     fn replay(&mut self, record: &ReleaseRecord) -> bool {
-        let mut state = State::new(record.state.started);
+        let mut state = State::new(record.created);
         for entry in &record.history {
             let Ok(after) = apply(&record.plan, &state, &entry.event, entry.at) else {
                 return false;
