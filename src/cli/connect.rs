@@ -99,12 +99,13 @@ pub fn deployment(name: &str) -> Option<&str> {
 }
 
 /// With what tells of the releases that this process carries, as the environment says.
-fn observed(options: Options) -> Options {
+fn observed(options: Options, home: Option<&String>) -> Options {
     let telemetry = options
         .telemetry
         .unwrap_or_else(|| Telemetry::new(Settings::from_env(environment)));
     Options {
         telemetry: Some(telemetry),
+        home: home.cloned(),
         ..options
     }
 }
@@ -134,7 +135,11 @@ impl Connection {
         };
         let api = self.cluster.api().await?;
         Ok((
-            Arc::new(Cluster::new(api, observed(options), Arc::new(SystemClock))?),
+            Arc::new(Cluster::new(
+                api,
+                observed(options, self.cluster.home.as_ref()),
+                Arc::new(SystemClock),
+            )?),
             own.to_owned(),
         ))
     }
@@ -160,10 +165,7 @@ impl Connection {
             return Ok((client, said.to_owned()));
         }
         let api = self.cluster.api().await?;
-        let options = Options {
-            home: self.cluster.home.clone(),
-            ..observed(options)
-        };
+        let options = observed(options, self.cluster.home.as_ref());
         let cluster = Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?);
         let own = deployment(said).unwrap_or(said).to_owned();
         Ok((Client::over(Arc::new(cluster), false), own))

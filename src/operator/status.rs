@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::fleet::PolicySketch;
+use crate::daemon::views::reason;
 use crate::engine::desired::split_now;
 use crate::engine::{Outcome, Phase};
 use crate::plan::ALL_STABLE;
@@ -67,7 +68,7 @@ impl ReleaseStanding {
                 Outcome::Promoted { proven, .. } => Some(*proven),
                 _ => None,
             }),
-            message: last.map(|entry| entry.reason.clone()).unwrap_or_default(),
+            message: reason(record),
             started: record.created,
             finished: outcome.and(last).map(|entry| entry.at),
         }
