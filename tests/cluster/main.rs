@@ -17,6 +17,7 @@ mod broken;
 mod hands;
 mod harness;
 mod healthy;
+mod install;
 mod jobs;
 mod killed;
 mod meddling;
