@@ -14,7 +14,7 @@ pub const USER: u32 = 65532;
 /// What the image starts.
 pub const ENTRYPOINT: &str = "/wade";
 /// How it is started in a cluster.
-pub const ARGUMENTS: [&str; 2] = ["serve", "--cluster"];
+pub const ARGUMENTS: [&str; 3] = ["serve", "--cluster", "--probes=0.0.0.0:9090"];
 /// The port of the API, TLS.
 pub const API: u16 = 8443;
 /// The port of metrics and probes, plain.
