@@ -34,7 +34,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver::{ApiError, ApiServer, Fault};
+use crate::apiserver::{ApiError, ApiServer, Fault, Meter};
 use crate::clock::Clock;
 use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
@@ -44,6 +44,7 @@ use crate::spec::targets::AllowedHosts;
 use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
+use crate::telemetry::Telemetry;
 use admit::Ask;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
@@ -70,6 +71,10 @@ pub struct Options {
     pub time_left: Option<jiff::SignedDuration>,
     /// What a daemon keeps to, which acts on what others wrote; a step has its caller's own rights, and keeps to nothing.
     pub confined: Option<AllowedHosts>,
+    /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
+    pub actor: Option<Actor>,
+    /// What counts the releases that this process carries, and tells the cluster of them.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// The cluster, asked by one process.
@@ -113,6 +118,10 @@ impl Cluster {
             std::process::id(),
             unique.split('-').next().unwrap_or_default()
         );
+        let api = match &options.telemetry {
+            Some(telemetry) => api.metered(Arc::clone(telemetry) as Arc<dyn Meter>),
+            None => api,
+        };
         Ok(Self {
             api,
             clock,

@@ -167,6 +167,7 @@ impl ReleaseSpec {
                 commit: pipeline.commit,
                 author: pipeline.author,
                 url: pipeline.url,
+                traceparent: pipeline.traceparent,
             },
         }
     }
@@ -224,7 +225,7 @@ impl ReleaseSpec {
             commit: request.pipeline.commit.clone(),
             author: request.pipeline.author.clone(),
             url: request.pipeline.url.clone(),
-            traceparent: None,
+            traceparent: request.pipeline.traceparent.clone(),
         };
         Self {
             rollout: rollout.to_owned(),
