@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::scene::{CANARY, Expected, NEW, OLD, SLOW, Scene};
-use crate::support::space::{APP, Space};
+use crate::support::space::{APP, Sample, Space};
 use crate::support::step::{Ended, Step};
 
 /// How long a whole install or uninstall may take on a busy machine.
@@ -228,4 +228,118 @@ async fn uninstall_in_the_middle_of_a_release_leaves_everything_as_it_was() {
     assert!(!services.contains(CANARY), "{services}");
     assert_eq!(installed(space).await, Vec::<String>::new());
     scene.close(Expected::on(OLD)).await;
+}
+
+/// As `kubectl` with these words, which it refuses; what it says.
+async fn refused(space: &Space, words: &[&str]) -> String {
+    let output = space
+        .node
+        .try_kubectl(&[&["-n", space.name.as_str()], words].concat(), "")
+        .await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success(),
+        "kubectl {} was taken: {said}",
+        words.join(" ")
+    );
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn policies_warn_and_refuse_where_that_is_opted_in() {
+    let space = Space::alone("policies").await;
+    install(&space).await;
+    space.deploy(&Sample::default()).await;
+    space.kubectl(&["label", "deployment", APP, "wade.dev/hold=true"]).await;
+    let freeze = json!({
+        "apiVersion": "wade.dev/v1alpha1", "kind": "Freeze", "metadata": {"name": "f", "namespace": space.name},
+        "spec": {"until": "2099-12-31T00:00:00Z", "reason": "holidays", "by": "ops"},
+    });
+    let output = space.node.try_kubectl(&["apply", "-f", "-"], &freeze.to_string()).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let image = format!("{APP}={}", space.node.image("1.1"));
+    let change = ["set", "image", "deployment", APP, &image, "--dry-run=server"];
+    let loose = format!("{APP}=nginx");
+    let unnamed = ["set", "image", "deployment", APP, &loose, "--dry-run=server"];
+    // By default somebody is told, and may go on.
+    eventually("the freeze is told of", Duration::from_secs(30), || async {
+        let words = [&["-n", space.name.as_str()], &change[..]].concat();
+        let output = space.node.try_kubectl(&words, "").await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said.contains("Warning")
+            .then_some(())
+            .filter(|()| said.contains("of ops until 2099-12-31T00:00:00Z: holidays"))
+    })
+    .await;
+    space
+        .node
+        .kubectl(&["label", "namespace", &space.name, "wade.dev/enforce=true"])
+        .await;
+    eventually("the label is seen", Duration::from_secs(30), || async {
+        let words = [&["-n", space.name.as_str()], &change[..]].concat();
+        let output = space.node.try_kubectl(&words, "").await;
+        (!output.status.success()).then_some(())
+    })
+    .await;
+    assert!(refused(&space, &change).await.contains("holidays"));
+    assert!(refused(&space, &unnamed).await.contains("write a tag or a digest"));
+    // What is no new version is nobody's concern, and neither is a freeze that is over.
+    space
+        .kubectl(&["scale", "deployment", APP, "--replicas=3", "--dry-run=server"])
+        .await;
+    space
+        .kubectl(&[
+            "patch",
+            "freeze",
+            "f",
+            "--type=merge",
+            "-p",
+            r#"{"spec":{"until":"2026-01-01T00:00:00Z"}}"#,
+        ])
+        .await;
+    eventually("the freeze is over", Duration::from_secs(30), || async {
+        let words = [&["-n", space.name.as_str()], &change[..]].concat();
+        space.node.try_kubectl(&words, "").await.status.success().then_some(())
+    })
+    .await;
+    clean(&space).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs the Kubernetes node: just cluster-test"]
+async fn a_command_is_recorded_under_ones_own_name() {
+    let space = Space::alone("commands").await;
+    install(&space).await;
+    space
+        .kubectl(&["create", "rolebinding", "alice", "--clusterrole=admin", "--user=alice"])
+        .await;
+    let record = |waiting: Value| {
+        let commands = json!({"release": 1, "waiting": waiting}).to_string();
+        json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": "wade-tried", "namespace": space.name, "labels": {"wade.dev/part": "record"}},
+            "data": {"commands": commands},
+        })
+    };
+    let by = |user: &str, groups: &[&str]| json!({"kind": "abort", "by": {"user": user, "groups": groups}, "reason": "\"user\":\"bob\""});
+    let cases = [
+        (json!([by("alice", &[])]), true),
+        (json!([by("alice", &["system:authenticated"])]), true),
+        (json!([by("bob", &[])]), false),
+        (json!([by("alice", &[]), by("bob", &[])]), false),
+        (json!([by("alice", &["payments"])]), false),
+    ];
+    for (waiting, taken) in cases {
+        let words = ["create", "--as=alice", "--dry-run=server", "-f", "-"];
+        let output = space
+            .node
+            .try_kubectl(&words, &record(waiting.clone()).to_string())
+            .await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), taken, "{waiting}: {said}");
+        assert!(taken || said.contains("a command is recorded"), "{said}");
+    }
+    clean(&space).await;
 }
