@@ -44,6 +44,15 @@ async fn installed(space: &Space) -> Vec<String> {
     labelled.lines().chain(definitions).map(str::to_owned).collect()
 }
 
+/// Waits until the daemon has taken the Deployment into its care.
+async fn held(space: &Space) {
+    eventually("the Deployment is held", Duration::from_secs(30), || async {
+        let words = ["get", "deployment", APP, "-o", "jsonpath={.metadata.labels}"];
+        space.kubectl(&words).await.contains("wade.dev/hold").then_some(())
+    })
+    .await;
+}
+
 /// What `kubectl create --dry-run=server` says to an object, and whether it takes it.
 async fn tried(space: &Space, object: &Value) -> (bool, String) {
     let words = ["create", "--dry-run=server", "-n", &space.name, "-f", "-"];
@@ -208,13 +217,7 @@ async fn uninstall_in_the_middle_of_a_release_leaves_everything_as_it_was() {
     install(space).await;
     let policy = scene.policy().display().to_string();
     space.kubectl(&["apply", "-f", &policy]).await;
-    eventually("the Deployment is held", Duration::from_secs(30), || async {
-        let labels = space
-            .kubectl(&["get", "deployment", APP, "-o", "jsonpath={.metadata.labels}"])
-            .await;
-        labels.contains("wade.dev/hold").then_some(())
-    })
-    .await;
+    held(space).await;
     let image = format!("{APP}={}", space.node.image(NEW));
     space.kubectl(&["set", "image", "deployment", APP, &image]).await;
     scene.reaches(20, Duration::from_secs(90)).await;
@@ -251,7 +254,14 @@ async fn policies_warn_and_refuse_where_that_is_opted_in() {
     let space = Space::alone("policies").await;
     install(&space).await;
     space.deploy(&Sample::default()).await;
-    space.kubectl(&["label", "deployment", APP, "wade.dev/hold=true"]).await;
+    let mut rollout = of_kind("Rollout", &json!({"workload": {"deployment": APP}}));
+    rollout["metadata"]["namespace"] = json!(space.name);
+    let output = space
+        .node
+        .try_kubectl(&["apply", "-f", "-"], &rollout.to_string())
+        .await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    held(&space).await;
     let freeze = json!({
         "apiVersion": "wade.dev/v1alpha1", "kind": "Freeze", "metadata": {"name": "f", "namespace": space.name},
         "spec": {"until": "2099-12-31T00:00:00Z", "reason": "holidays", "by": "ops"},
