@@ -187,6 +187,12 @@ impl Fleet {
         self.known().synced.len() == WATCHED.len()
     }
 
+    /// How many watches have listed everything, and how many are broken.
+    pub fn watches(&self) -> (usize, usize) {
+        let known = self.known();
+        (known.synced.len(), known.trouble.len())
+    }
+
     /// What is wrong with a watch now.
     pub fn trouble(&self) -> Option<ApiError> {
         self.known().trouble.values().next().cloned()
