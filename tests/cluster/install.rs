@@ -221,6 +221,14 @@ async fn uninstall_in_the_middle_of_a_release_leaves_everything_as_it_was() {
     let image = format!("{APP}={}", space.node.image(NEW));
     space.kubectl(&["set", "image", "deployment", APP, &image]).await;
     scene.reaches(20, Duration::from_secs(90)).await;
+    // The rights are enough for all of it.
+    let ours = "app.kubernetes.io/name=wade";
+    let words = ["-n", "wade-system", "logs", "-l", ours, "--tail=-1"];
+    let logs = space.node.kubectl(&words).await;
+    assert!(
+        !logs.contains("missing permission") && !logs.contains("forbidden"),
+        "{logs}"
+    );
 
     let ended = wade(space, &["uninstall", "--purge"]).await;
     assert_eq!(ended.code(), Some(0), "{}", ended.output());
