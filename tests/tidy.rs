@@ -74,7 +74,9 @@ const BANS: [(&[&str], &[&str], &str); 6] = [
         &[
             "clock",
             "controller",
+            "crd",
             "engine",
+            "install",
             "judge",
             "plan",
             "platforms",

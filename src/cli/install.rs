@@ -30,6 +30,12 @@ pub(super) struct Args {
     /// How many of the daemon run; one leads
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=5))]
     replicas: u32,
+    /// Offer the API on port 8443; the Secret wade-tls in wade-system has to hold its certificate
+    #[arg(long)]
+    api: bool,
+    /// A further argument of the daemon, like --arg=--allow-host=prometheus.monitoring.svc; may be repeated
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    arg: Vec<String>,
     /// Wait so long until the daemon's pods are ready; 0s for not at all
     #[arg(long, value_name = "TIME", default_value = "3m")]
     wait: Span,
@@ -67,6 +73,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let screen = Screen::new(args.output.output);
     let mut settings = Settings {
         replicas: args.replicas,
+        api: args.api,
+        arguments: args.arg.clone(),
         ..Settings::default()
     };
     if let Some(image) = &args.image {

@@ -93,9 +93,24 @@ fn daemon(settings: &Settings) -> String {
             container["image"] = json!("@image@");
             container["imagePullPolicy"] = json!("@pull@");
             container["resources"] = json!("@resources@");
+            let arguments = container["args"].as_array_mut().expect("there are arguments");
+            arguments.extend([json!("@api@"), json!("@arguments@")]);
         }
     }
+    let api: String = workload::api_arguments()
+        .iter()
+        .map(|argument| format!("\n        - {argument}"))
+        .collect();
+    let api = format!("        {{{{- if .Values.api }}}}{api}\n        {{{{- end }}}}\n");
+    let more = "        {{- range .Values.arguments }}\n        - {{ . | quote }}\n        {{- end }}\n";
     let mut text = templated(&objects);
+    for (mark, lines) in [("@api@", api.as_str()), ("@arguments@", more)] {
+        for quoted in [format!("'{mark}'"), format!("\"{mark}\""), mark.to_owned()] {
+            text = text.replace(&format!("        - {quoted}\n"), lines);
+        }
+    }
+    // What is optional without the API has to be there with it.
+    text = text.replace("optional: true", "optional: {{ not .Values.api }}");
     for (mark, value) in [
         ("@replicas@", "{{ .Values.replicas }}"),
         ("@image@", "{{ .Values.image | quote }}"),
@@ -138,7 +153,9 @@ fn values(settings: &Settings) -> String {
         serde_saphyr::to_string(&json!({ "resources": container["resources"] })).expect("a JSON value has a YAML form");
     format!(
         "{HEAD}# The daemon's image, with its tag or digest.\nimage: {}\nimagePullPolicy: {}\n\
-         # One leads, the others are warm.\nreplicas: {}\n{resources}policies:\n\
+         # One leads, the others are warm.\nreplicas: {}\n\
+         # Offer the API on port 8443; the Secret wade-tls in wade-system holds its certificate.\napi: false\n\
+         # Further arguments, like --allow-host=prometheus.monitoring.svc\narguments: []\n{resources}policies:\n\
          \x20 # Pause changes that others make to opted-in Deployments, where the API server can.\n  hold: true\n\
          \x20 # Warn, and refuse in namespaces with the label wade.dev/enforce: \"true\".\n  guard: true\n",
         settings.image,

@@ -103,6 +103,10 @@ pub async fn uninstall(
     remove(&system, &everything, &rest, leaving.dry, say).await?;
     // A Freeze for all, or a certificate, may still be in it.
     remove(&system, &everything, &|kind| kind == Kind::Namespace, leaving.dry, say).await?;
+    if !leaving.dry {
+        let slow = |kind: Kind| kind == Kind::Namespace || (is_definition(kind) && !leaving.keep_definitions);
+        vanished(&system, &everything, &slow).await?;
+    }
     if !leaving.purge {
         let records = records(&everywhere).await?.len();
         if records > 0 {
@@ -145,6 +149,38 @@ async fn remove(
             api.delete(kind, own, None).await.map_err(|error| told(&error))?;
         }
         say(kind, own, Change::Removed);
+    }
+    Ok(())
+}
+
+/// Waits until what takes its time to go has gone: a namespace and a definition go after all that is in them.
+async fn vanished(api: &ApiServer, objects: &[Value], which: &(dyn Fn(Kind) -> bool + Sync)) -> Result<(), Problem> {
+    let watch = stopwatch();
+    for object in objects {
+        let Some(kind) = kind_of(object).filter(|kind| which(*kind)) else {
+            continue;
+        };
+        while api
+            .get(kind, name(object))
+            .await
+            .map_err(|error| told(&error))?
+            .is_some()
+        {
+            if watch.elapsed() > GONE_WITHIN {
+                return Err(Problem {
+                    kind: ProblemKind::Unavailable,
+                    message: format!(
+                        "{} {} is still going after {} s; its conditions say what holds it: `kubectl describe {} {}`",
+                        kind.word(),
+                        name(object),
+                        GONE_WITHIN.as_secs(),
+                        kind.resource(),
+                        name(object)
+                    ),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
     Ok(())
 }

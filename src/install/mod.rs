@@ -40,6 +40,10 @@ pub struct Settings {
     pub replicas: u32,
     /// How changes by others are held in the API server itself.
     pub hold: HoldApi,
+    /// Whether the API is offered; its certificate has to be in the Secret [`workload::TLS_SECRET`] then.
+    pub api: bool,
+    /// Further arguments of the daemon, like `--allow-host=prometheus.monitoring.svc`.
+    pub arguments: Vec<String>,
 }
 
 impl Default for Settings {
@@ -48,6 +52,8 @@ impl Default for Settings {
             image: format!("wade:{}", env!("CARGO_PKG_VERSION")),
             replicas: 2,
             hold: HoldApi::None,
+            api: false,
+            arguments: Vec::new(),
         }
     }
 }

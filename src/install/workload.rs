@@ -14,12 +14,12 @@ pub const USER: u32 = 65532;
 /// What the image starts.
 pub const ENTRYPOINT: &str = "/wade";
 /// How it is started in a cluster.
-pub const ARGUMENTS: [&str; 2] = ["serve", "--cluster"];
+pub const ARGUMENTS: [&str; 3] = ["serve", "--cluster", "--probes=0.0.0.0:9090"];
 /// The port of the API, TLS.
 pub const API: u16 = 8443;
 /// The port of metrics and probes, plain.
 pub const METRICS: u16 = 9090;
-/// The Secret with the API's certificate (`tls.crt`, `tls.key`), if there is one.
+/// The Secret with the API's certificate (`tls.crt`, `tls.key`); it has to be there if the API is offered.
 pub const TLS_SECRET: &str = "wade-tls";
 /// Where it is mounted.
 pub const TLS_FOLDER: &str = "/etc/wade/tls";
@@ -64,6 +64,24 @@ pub fn deployment(settings: &Settings) -> Value {
     )
 }
 
+/// The arguments that offer the API.
+pub fn api_arguments() -> [String; 3] {
+    [
+        format!("--api=0.0.0.0:{API}"),
+        format!("--tls-cert={TLS_FOLDER}/tls.crt"),
+        format!("--tls-key={TLS_FOLDER}/tls.key"),
+    ]
+}
+
+fn arguments(settings: &Settings) -> Vec<String> {
+    let mut all: Vec<String> = ARGUMENTS.map(str::to_owned).to_vec();
+    if settings.api {
+        all.extend(api_arguments());
+    }
+    all.extend(settings.arguments.iter().cloned());
+    all
+}
+
 fn pod(settings: &Settings) -> Value {
     let probe = |path: &str, every: u32, failures: u32| {
         json!({
@@ -90,7 +108,7 @@ fn pod(settings: &Settings) -> Value {
             "name": NAME,
             "image": settings.image,
             "imagePullPolicy": "IfNotPresent",
-            "args": ARGUMENTS,
+            "args": arguments(settings),
             "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
             "ports": [
                 { "name": "api", "containerPort": API, "protocol": "TCP" },
@@ -115,7 +133,7 @@ fn pod(settings: &Settings) -> Value {
         }],
         "volumes": [
             { "name": "tmp", "emptyDir": { "sizeLimit": "64Mi" } },
-            { "name": "tls", "secret": { "secretName": TLS_SECRET, "optional": true } },
+            { "name": "tls", "secret": { "secretName": TLS_SECRET, "optional": !settings.api } },
         ],
     })
 }

@@ -18,6 +18,7 @@ mod daemon;
 mod hands;
 mod harness;
 mod healthy;
+mod install;
 mod jobs;
 mod killed;
 mod meddling;
