@@ -246,7 +246,7 @@ fn lacking(by: &Caller, right: Right<'_>) -> String {
 }
 
 /// The one token of a request.
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let refused = |why: &str| problem(ProblemKind::Unauthenticated, why);
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (shown.next(), shown.next());
