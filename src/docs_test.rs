@@ -7,9 +7,11 @@ use serde_json::Value;
 use crate::platforms::local::proxy::METRICS;
 use crate::signals::traces::telemetry;
 use crate::spec::schema;
+use crate::telemetry::list;
 
 const ROLLOUT: &str = include_str!("../docs/rollout.md");
 const OPERATING: &str = include_str!("../docs/operating.md");
+const TELEMETRY: &str = include_str!("../docs/telemetry.md");
 const README: &str = include_str!("../README.md");
 
 /// Every field name in a schema, and every word that a field may be told to take.
@@ -86,4 +88,47 @@ fn every_exit_code_has_its_row_in_the_readme() {
         .filter_map(|line| line.strip_prefix("| ")?.split(" |").next()?.parse().ok())
         .collect();
     assert_eq!(rows, (0..=10).collect::<Vec<u8>>());
+}
+
+#[test]
+fn telemetry_is_documented_as_it_is_listed() {
+    let labels = list::METRICS
+        .iter()
+        .flat_map(|metric| metric.labels)
+        .map(|label| label.name);
+    let names = list::METRICS.iter().map(|metric| metric.name).chain(labels);
+    let fields = list::FIELDS.iter().map(|field| field.name);
+    let more = [list::REASONS, list::ATTRIBUTES].concat();
+    let all = names.chain(fields).chain(more.iter().map(|(name, _)| *name));
+    let words = [list::OUTCOMES, list::PHASES].concat();
+    assert_eq!(unsaid(TELEMETRY, all.chain(words)), Vec::<&str>::new());
+    // And what each says, as the list says it.
+    let rows = list::METRICS
+        .iter()
+        .map(|metric| (metric.name, metric.help))
+        .chain(list::FIELDS.iter().map(|field| (field.name, field.help)))
+        .chain(more.iter().copied());
+    let other: Vec<&str> = rows
+        .filter(|(name, help)| {
+            let row = |line: &str| line.starts_with(&format!("| `{name}` |")) && line.ends_with(&format!("| {help} |"));
+            !TELEMETRY.lines().any(row)
+        })
+        .map(|(name, _)| name)
+        .collect();
+    assert_eq!(
+        other,
+        Vec::<&str>::new(),
+        "docs/telemetry.md says something else of these"
+    );
+    let listed = TELEMETRY
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `wade_")?.split('`').next());
+    let gone: Vec<&str> = listed
+        .filter(|name| {
+            !list::METRICS
+                .iter()
+                .any(|metric| metric.name.strip_prefix("wade_") == Some(name))
+        })
+        .collect();
+    assert_eq!(gone, Vec::<&str>::new(), "these are documented and not listed");
 }

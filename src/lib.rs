@@ -33,15 +33,17 @@
 //! * [`store`]: the record, written before anything is done; SQLite.
 //! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.
 //! * [`notify`]: telling Slack and webhooks what a release does, without ever holding it up.
+//! * [`telemetry`]: metrics, Kubernetes Events, a trace per release and JSON logs, beside the release as well.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
-//! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`crd`]: the custom resources of a daemon in a cluster, from the types.
 //! * [`install`]: what such a daemon is made of, as manifests, a chart and `wade install`.
+//! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
 //! * [`clock`]: the one place that asks the machine for the time.
+//! * [`redact`]: other people's text without passwords, tokens and keys.
 //! * [`sim`]: the unchanged controller in virtual time, in a world where everything that can go wrong does.
 //! * [`replay`]: a past period judged again by the present settings.
 //! * [`demo`]: a service worth deploying, people who use it, and the story told by `wade demo`.
@@ -64,12 +66,14 @@ pub mod notify;
 pub mod operator;
 pub mod plan;
 pub mod platforms;
+pub mod redact;
 pub mod replay;
 pub mod signals;
 pub mod sim;
 pub mod smoke;
 pub mod spec;
 pub mod store;
+pub mod telemetry;
 
 #[cfg(test)]
 mod docs_test;

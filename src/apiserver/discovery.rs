@@ -13,7 +13,7 @@ impl ApiServer {
     pub async fn serves(&self, group_version: &str, plural: &str) -> Result<bool, ApiError> {
         let path = format!("/apis/{group_version}");
         let failed = |fault| ApiError::other("look up", format!("the kinds of {group_version}"), fault);
-        let answer = match self.send(request(Method::GET, &path, None)).await {
+        let answer = match self.send("get", request(Method::GET, &path, None)).await {
             Ok(answer) => parsed(&answer).map_err(failed)?,
             Err(Fault::NotFound) => return Ok(false),
             Err(fault) => return Err(failed(fault)),

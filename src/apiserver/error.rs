@@ -81,6 +81,19 @@ pub enum Fault {
 const PATCH_FAILED: &str = "the server rejected our request due to an error in our request";
 
 impl Fault {
+    /// The stable word for it, as metrics say it.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Forbidden(_) => "forbidden",
+            Self::NotFound => "notFound",
+            Self::Exists => "exists",
+            Self::Conflict(_) => "conflict",
+            Self::Refused(_) => "refused",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
     /// From a status as the API server writes it.
     pub fn of_status(code: u16, reason: &str, message: &str) -> Self {
         let message = message.to_owned();

@@ -8,9 +8,11 @@
 //! Every call bounds its own time ([`REQUEST_WITHIN`]) and every fault says verb, kind and name, and whether asking
 //! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
 
+mod again;
 mod discovery;
 pub mod error;
 pub mod kind;
+mod meter;
 pub mod value;
 pub mod view;
 
@@ -19,6 +21,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -27,42 +30,15 @@ use jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 
+use again::Again;
 pub use error::{ApiError, Fault};
 pub use kind::Kind;
+pub use meter::Meter;
 
-/// The longest pause before a broken watch is opened again: whoever watches is blind until then.
-const WATCH_AGAIN_WITHIN: Duration = Duration::from_secs(2);
-
-/// The pauses between tries of a broken watch. Not kube's own, which grow to 30 s: after an API server had been away for
-/// half a minute, a release stood still for another one (seen on the node).
-#[derive(Clone, Debug)]
-struct Again(Duration);
-
-impl Default for Again {
-    fn default() -> Self {
-        Self(Duration::from_millis(250))
-    }
-}
-
-impl Iterator for Again {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(WATCH_AGAIN_WITHIN);
-        Some(pause)
-    }
-}
-
-impl Backoff for Again {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
-}
+use crate::clock::stopwatch;
 
 /// The longest a request may take; a watch is not one.
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -82,6 +58,8 @@ pub struct ApiServer {
     inside: bool,
     /// The server's address, for messages.
     place: String,
+    /// Who counts what is asked.
+    meter: Option<Arc<dyn Meter>>,
 }
 
 impl std::fmt::Debug for ApiServer {
@@ -233,6 +211,7 @@ impl ApiServer {
             namespace,
             inside,
             place,
+            meter: None,
         })
     }
 
@@ -243,7 +222,15 @@ impl ApiServer {
             namespace: namespace.to_owned(),
             inside: false,
             place: "a test".to_owned(),
+            meter: None,
         }
+    }
+
+    /// With somebody who counts what is asked.
+    #[must_use]
+    pub fn metered(mut self, meter: Arc<dyn Meter>) -> Self {
+        self.meter = Some(meter);
+        self
     }
 
     /// The same cluster, in another namespace. The empty one means all of them, for lists and watches.
@@ -251,6 +238,15 @@ impl ApiServer {
     pub fn in_namespace(&self, namespace: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same cluster, with its pods reached by their addresses: for a daemon that runs in its network.
+    #[must_use]
+    pub fn from_inside(&self) -> Self {
+        Self {
+            inside: true,
             ..self.clone()
         }
     }
@@ -453,7 +449,7 @@ impl ApiServer {
     /// Not reachable, not permitted.
     pub async fn review(&self, path: &str, question: &Value) -> Result<Value, ApiError> {
         let request = request(Method::POST, path, Some(("application/json", question)));
-        self.send(request)
+        self.send("ask", request)
             .await
             .map_err(|fault| ApiError::other("ask", path, fault))
             .and_then(|text| parsed(&text).map_err(|fault| ApiError::other("ask", path, fault)))
@@ -469,7 +465,7 @@ impl ApiServer {
             Kind::Pod.path(&self.namespace, Some(pod)),
             escaped(container)
         );
-        let sent = self.send(request(Method::GET, &path, None)).await;
+        let sent = self.send("get", request(Method::GET, &path, None)).await;
         sent.map_err(|fault| ApiError {
             verb: "get",
             what: format!("the log of pod {pod}"),
@@ -544,13 +540,20 @@ impl ApiServer {
         config.label_selector.clone_from(&which.labels);
         config.field_selector.clone_from(&which.fields);
         let mut all: Vec<T> = Vec::new();
+        let meter = self.meter.clone();
         watcher(api, config)
             .backoff(Again::default())
-            .map_err(move |error| ApiError {
-                verb: "watch",
-                what: kind.plural().to_owned(),
-                needs: Some(("watch".to_owned(), kind.resource())),
-                fault: watch_fault(&error),
+            .map_err(move |error| {
+                let fault = watch_fault(&error);
+                if let Some(meter) = &meter {
+                    meter.asked("watch", fault.word(), None);
+                }
+                ApiError {
+                    verb: "watch",
+                    what: kind.plural().to_owned(),
+                    needs: Some(("watch".to_owned(), kind.resource())),
+                    fault,
+                }
             })
             .filter_map(move |event| {
                 let seen = match event {
@@ -590,12 +593,13 @@ impl ApiServer {
             needs: Some((verb.to_owned(), kind.resource())),
             fault,
         };
-        let text = self.send(request(method, path, body)).await.map_err(failed)?;
+        let text = self.send(verb, request(method, path, body)).await.map_err(failed)?;
         parsed(&text).map_err(failed)
     }
 
-    async fn send(&self, request: Request<Vec<u8>>) -> Result<String, Fault> {
-        match tokio::time::timeout(REQUEST_WITHIN, self.client.request_text(request)).await {
+    async fn send(&self, verb: &'static str, request: Request<Vec<u8>>) -> Result<String, Fault> {
+        let watch = stopwatch();
+        let answer = match tokio::time::timeout(REQUEST_WITHIN, self.client.request_text(request)).await {
             Ok(Ok(text)) => Ok(text),
             Ok(Err(error)) => Err(fault_of(&error)),
             Err(_) => Err(Fault::Unreachable(format!(
@@ -603,7 +607,15 @@ impl ApiServer {
                 self.place,
                 REQUEST_WITHIN.as_secs()
             ))),
+        };
+        if let Some(meter) = &self.meter {
+            meter.asked(
+                verb,
+                answer.as_ref().map_or_else(Fault::word, |_| "ok"),
+                Some(watch.elapsed()),
+            );
         }
+        answer
     }
 }
 

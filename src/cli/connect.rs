@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::exit::Failure;
+use super::pipeline::environment;
 use crate::apiserver::{ApiServer, ConnectOptions};
 use crate::clock::SystemClock;
 use crate::cluster::{Cluster, Options};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::daemon::client::Client;
+use crate::telemetry::{Settings, Telemetry};
 
 /// Where `wade serve` makes its socket if nothing else is said, seen from its configuration's folder.
 pub const DEFAULT_SOCKET: &str = "wade-data/wade.sock";
@@ -58,6 +60,9 @@ pub struct ClusterArgs {
     /// The kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's own account if left out
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+    /// Where a daemon of Wade lives, if one does: it is asked then; wade-system if left out
+    #[arg(long, env = "WADE_HOME_NAMESPACE", value_name = "NAME", hide_env_values = true)]
+    pub home: Option<String>,
 }
 
 impl ClusterArgs {
@@ -93,6 +98,17 @@ pub fn deployment(name: &str) -> Option<&str> {
     matches!(kind, "deployment" | "deployments" | "deploy" | "deployment.apps").then_some(own)
 }
 
+/// With what tells of the releases that this process carries, as the environment says.
+fn observed(options: Options) -> Options {
+    let telemetry = options
+        .telemetry
+        .unwrap_or_else(|| Telemetry::new(Settings::from_env(environment)));
+    Options {
+        telemetry: Some(telemetry),
+        ..options
+    }
+}
+
 impl Connection {
     /// A client for whoever carries the releases of `name`, and the name without its kind; nothing is asked yet.
     ///
@@ -118,7 +134,7 @@ impl Connection {
         };
         let api = self.cluster.api().await?;
         Ok((
-            Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?),
+            Arc::new(Cluster::new(api, observed(options), Arc::new(SystemClock))?),
             own.to_owned(),
         ))
     }
@@ -144,6 +160,10 @@ impl Connection {
             return Ok((client, said.to_owned()));
         }
         let api = self.cluster.api().await?;
+        let options = Options {
+            home: self.cluster.home.clone(),
+            ..observed(options)
+        };
         let cluster = Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?);
         let own = deployment(said).unwrap_or(said).to_owned();
         Ok((Client::over(Arc::new(cluster), false), own))

@@ -4,10 +4,20 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::exit::Failure;
 use crate::store::Pipeline;
+use crate::telemetry::spans::TraceParent;
 
 /// Reads the variables of GitLab CI, GitHub Actions, Jenkins, Drone and CircleCI. `variable` is the environment; an
-/// empty value counts as none. Outside of these, and by hand, nothing is known.
+/// empty value counts as none. Outside of these, and by hand, nothing is known but `TRACEPARENT`, which any tool that
+/// traces pipelines may set; one that is not as W3C trace context wants it counts as none.
 pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
+    let traceparent = variable("TRACEPARENT").filter(|text| TraceParent::read(text).is_some());
+    Pipeline {
+        traceparent: traceparent.map(|text| text.trim().to_owned()),
+        ..of_the_ci(variable)
+    }
+}
+
+fn of_the_ci(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
     let get = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
     let on = |name: &str| get(name).is_some();
     if on("GITLAB_CI") {
@@ -15,6 +25,7 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
             commit: get("CI_COMMIT_SHA"),
             author: get("CI_COMMIT_AUTHOR"),
             url: get("CI_PIPELINE_URL").or_else(|| get("CI_JOB_URL")),
+            ..Pipeline::default()
         }
     } else if on("GITHUB_ACTIONS") {
         let page = || {
@@ -29,24 +40,28 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
             commit: get("GITHUB_SHA"),
             author: get("GITHUB_ACTOR"),
             url: page(),
+            ..Pipeline::default()
         }
     } else if on("JENKINS_URL") {
         Pipeline {
             commit: get("GIT_COMMIT"),
             author: get("CHANGE_AUTHOR").or_else(|| get("GIT_AUTHOR_NAME")),
             url: get("BUILD_URL"),
+            ..Pipeline::default()
         }
     } else if on("DRONE") {
         Pipeline {
             commit: get("DRONE_COMMIT_SHA"),
             author: get("DRONE_COMMIT_AUTHOR"),
             url: get("DRONE_BUILD_LINK"),
+            ..Pipeline::default()
         }
     } else if on("CIRCLECI") {
         Pipeline {
             commit: get("CIRCLE_SHA1"),
             author: get("CIRCLE_USERNAME"),
             url: get("CIRCLE_BUILD_URL"),
+            ..Pipeline::default()
         }
     } else {
         Pipeline::default()
@@ -54,7 +69,7 @@ pub fn pipeline(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
 }
 
 /// Every variable that [`pipeline`] and [`deploy_window`] read: what a Job in the cluster is given of them.
-pub const VARIABLES: [&str; 25] = [
+pub const VARIABLES: [&str; 26] = [
     "GITLAB_CI",
     "CI_COMMIT_SHA",
     "CI_COMMIT_AUTHOR",
@@ -80,6 +95,7 @@ pub const VARIABLES: [&str; 25] = [
     "CIRCLE_USERNAME",
     "CIRCLE_BUILD_URL",
     "DEPLOY_WINDOW",
+    "TRACEPARENT",
 ];
 
 /// How long this job goes on, where the CI says it: GitLab does (`CI_JOB_TIMEOUT` in seconds, `CI_JOB_STARTED_AT`).
@@ -134,6 +150,7 @@ mod tests {
             commit: Some(commit.to_owned()),
             author: Some(author.to_owned()),
             url: Some(url.to_owned()),
+            ..Pipeline::default()
         }
     }
 
@@ -184,6 +201,22 @@ mod tests {
             of(&github),
             known("3fa9", "ann", "https://github.com/shop/checkout/actions/runs/7")
         );
+    }
+
+    #[test]
+    fn a_pipelines_span_is_known_everywhere_and_nonsense_is_nothing() {
+        let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(of(&[("TRACEPARENT", parent)]).traceparent.as_deref(), Some(parent));
+        let gitlab = of(&[
+            ("GITLAB_CI", "true"),
+            ("CI_COMMIT_SHA", "3fa9"),
+            ("TRACEPARENT", parent),
+        ]);
+        assert_eq!(
+            (gitlab.traceparent.as_deref(), gitlab.commit.as_deref()),
+            (Some(parent), Some("3fa9"))
+        );
+        assert_eq!(of(&[("TRACEPARENT", "x; rm -rf")]), Pipeline::default());
     }
 
     #[test]

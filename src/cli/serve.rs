@@ -18,14 +18,17 @@ use super::connect::DEFAULT_SOCKET;
 use super::exit::{Exit, Failure};
 use super::files::text;
 use super::follow::Interrupts;
+use super::pipeline::environment;
 use super::screen::{Format, Screen};
 use crate::clock::SystemClock;
 use crate::daemon::api::Problem;
 use crate::daemon::http::{serve_http, serve_socket};
 use crate::daemon::otlp::{OtlpSetup, Receiver, TlsFiles};
 use crate::daemon::{Daemon, Setup};
-use crate::platforms::local::process::Settings;
+use crate::platforms::local::process;
 use crate::spec::{Config, OtlpConfig, read_config};
+use crate::telemetry::logs::JsonLines;
+use crate::telemetry::{Settings, Telemetry};
 
 /// How long callers that follow a release may keep the API open while the daemon stops.
 const API_GRACE: Duration = Duration::from_secs(1);
@@ -68,7 +71,7 @@ pub(super) struct Args {
     #[arg(long)]
     stop_processes: bool,
     #[command(flatten)]
-    operate: super::operate::Args,
+    operate: super::operate::OperateArgs,
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
@@ -174,9 +177,10 @@ async fn serve(args: Args) -> Result<Exit, Failure> {
         data: places.data.clone(),
         rollouts: places.rollouts.clone(),
         strategies: places.strategies.clone(),
-        processes: Settings::default(),
+        processes: process::Settings::default(),
     };
-    let daemon = Daemon::start(setup, Arc::new(SystemClock)).await?;
+    let telemetry = Telemetry::new(Settings::from_env(environment));
+    let daemon = Daemon::start_with(setup, Arc::new(SystemClock), telemetry).await?;
     let stop = CancellationToken::new();
     let traces = if places.otlp.is_on() {
         Some(Receiver::open(&places.otlp, daemon.traces().clone(), Arc::new(SystemClock)).await?)
@@ -268,7 +272,7 @@ fn begin_log(format: Format) -> Result<(), Failure> {
         Format::Text => log
             .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .try_init(),
-        Format::Json => log.json().try_init(),
+        Format::Json => log.event_format(JsonLines).try_init(),
     };
     begun.map_err(|error| Failure::other(format!("the log cannot be started: {error}")))
 }

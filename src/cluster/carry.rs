@@ -27,6 +27,8 @@ use crate::platforms::kubernetes::signals::KubernetesSignals;
 use crate::store::configmap::ConfigMapStore;
 use crate::store::lease::{Claim, Held, Lease, LeaseError, Manner};
 use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
+use crate::telemetry::meters::Metered;
+use crate::telemetry::{self, EventSink};
 
 /// How long everything may take to be listed once.
 const SYNC_WITHIN: Duration = Duration::from_secs(20);
@@ -34,6 +36,9 @@ const SYNC_WITHIN: Duration = Duration::from_secs(20);
 const LEASE_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked at.
 const LEASE_LOOK: Duration = Duration::from_millis(500);
+
+/// How long what observed a release may take to be done when it is over.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(6);
 
 /// How long somebody else's Lease is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -269,6 +274,7 @@ impl Drive {
     async fn run(self, record: ReleaseRecord) -> Option<Pass> {
         let key = record.key.clone();
         let telling = self.tell(&record);
+        let observing = self.observe(&record);
         let lost = self.lease.lost();
         let end = tokio::select! {
             end = self.go(record) => end,
@@ -286,9 +292,16 @@ impl Drive {
             ),
             Some(Pass::Again(_)) => {}
         }
+        if let Some(observing) = observing.filter(|_| matches!(end, Some(Pass::Over(_)))) {
+            // It keeps its own time; this is for what it was not told.
+            let _ = tokio::time::timeout(OBSERVED_WITHIN, observing).await;
+        }
         if let Some(telling) = telling {
             if matches!(end, Some(Pass::Over(_))) {
                 let late = telling.await.unwrap_or_default();
+                if let Some(telemetry) = &self.cluster.options.telemetry {
+                    late.iter().for_each(|_| telemetry.untold());
+                }
                 self.cluster
                     .late
                     .lock()
@@ -322,7 +335,11 @@ impl Drive {
             self.notices.downgrade(),
             Arc::clone(&self.cluster.clock),
         );
+        let telemetry = self.cluster.options.telemetry.clone();
         let early = move |message: String| {
+            if let Some(telemetry) = &telemetry {
+                telemetry.untold();
+            }
             if let Some(notices) = notices.upgrade() {
                 // Nobody listening is no fault.
                 let _ = notices.send(Notice::Trouble {
@@ -338,6 +355,19 @@ impl Drive {
             told,
             early,
         )))
+    }
+
+    /// Counts the release and tells the cluster of it, beside it.
+    fn observe(&self, record: &ReleaseRecord) -> Option<JoinHandle<()>> {
+        let telemetry = self.cluster.options.telemetry.clone()?;
+        let about = telemetry::About {
+            namespace: Some(self.cluster.namespace().to_owned()),
+            record: record.clone(),
+        };
+        let events = EventSink::on(self.cluster.api.clone(), &self.release.deployment);
+        let events = events.and_on_rollout(&record.key.rollout);
+        let following = telemetry::follow(telemetry, about, self.notices.subscribe(), Some(events));
+        Some(tokio::spawn(following))
     }
 
     fn say(&self, key: &ReleaseKey, message: String) {
@@ -402,13 +432,18 @@ impl Drive {
             lease: Arc::clone(&self.lease),
             clock: Arc::clone(&cluster.clock),
         };
+        let telemetry = cluster.options.telemetry.clone();
+        let store: Arc<dyn Store> = match &telemetry {
+            Some(telemetry) => Arc::new(Metered::new(Arc::new(store), Arc::clone(telemetry))),
+            None => Arc::new(store),
+        };
         let mut controller = Controller::new(
             record,
             self.lease.epoch(),
             history,
             platform,
             signals,
-            Arc::new(store),
+            store,
             Arc::clone(&cluster.clock),
             Box::new(move |notice| {
                 // Nobody listening is no fault.
@@ -416,7 +451,12 @@ impl Drive {
             }),
         )
         .with_urgent(self.urgent.clone())
-        .with_judge_writes_every(jiff::SignedDuration::from_secs(4));
+        .with_judge_writes_every(jiff::SignedDuration::from_secs(4))
+        .with_looks(Box::new(move |took| {
+            if let Some(telemetry) = &telemetry {
+                telemetry.looked(took);
+            }
+        }));
         controller.run_until(&self.wake, self.stop.cancelled()).await
     }
 

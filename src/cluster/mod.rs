@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the
-//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes),
+//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes), `through` (a daemon that does it instead),
 //! [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It decides nothing about a release: the
 //! engine does.
 
@@ -23,6 +23,7 @@ pub mod job;
 pub mod observe;
 pub mod probe;
 pub mod rbac;
+mod through;
 mod views;
 pub mod wait;
 
@@ -33,7 +34,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver::{ApiError, ApiServer, Fault};
+use crate::apiserver::{ApiError, ApiServer, Fault, Meter};
 use crate::clock::Clock;
 use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
@@ -43,6 +44,7 @@ use crate::spec::targets::AllowedHosts;
 use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
+use crate::telemetry::Telemetry;
 use admit::Ask;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
@@ -63,12 +65,16 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
-    /// Who asks, where this process acts for somebody whom it has authenticated; itself if not said.
-    pub actor: Option<Actor>,
+    /// The namespace in which a daemon lives, if it is not the usual one.
+    pub home: Option<String>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
     /// What a daemon keeps to, which acts on what others wrote; a step has its caller's own rights, and keeps to nothing.
     pub confined: Option<AllowedHosts>,
+    /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
+    pub actor: Option<Actor>,
+    /// What counts the releases that this process carries, and tells the cluster of them.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// The cluster, asked by one process.
@@ -112,6 +118,10 @@ impl Cluster {
             std::process::id(),
             unique.split('-').next().unwrap_or_default()
         );
+        let api = match &options.telemetry {
+            Some(telemetry) => api.metered(Arc::clone(telemetry) as Arc<dyn Meter>),
+            None => api,
+        };
         Ok(Self {
             api,
             clock,

@@ -19,12 +19,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, stopwatch};
 use crate::engine::{
     Action, Command, Decision, Entry, Facts, NoData, Outcome, Phase, Reading, State, World, apply, decide,
 };
@@ -156,6 +157,7 @@ pub struct Controller<P, S> {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     notices: Box<dyn FnMut(Notice) + Send>,
+    looks: Box<dyn FnMut(Duration) + Send>,
 }
 
 /// The judge's evidence is written with every entry, and otherwise at most this often unless told otherwise.
@@ -200,6 +202,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             store,
             clock,
             notices,
+            looks: Box::new(|_| {}),
         }
     }
 
@@ -234,6 +237,13 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         self
     }
 
+    /// Told how long each pass took.
+    #[must_use]
+    pub fn with_looks(mut self, looks: Box<dyn FnMut(Duration) + Send>) -> Self {
+        self.looks = looks;
+        self
+    }
+
     /// Repeats [`Self::pass`] until the release is over or lost; `wake` cuts a wait short. Cancelling it between two
     /// passes is harmless; within one, the next controller repairs.
     pub async fn run(&mut self, wake: &Notify) -> Pass {
@@ -247,14 +257,17 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         // Never within a pass: what it is writing would be in doubt.
         let mut stop = std::pin::pin!(stop);
         loop {
-            let at = match self.pass().await {
+            let watch = stopwatch();
+            let pass = self.pass().await;
+            (self.looks)(watch.elapsed());
+            let at = match pass {
                 Pass::Again(at) => at,
                 end => return Some(end),
             };
             let wait = at
                 .duration_since(self.clock.now())
                 .max(jiff::SignedDuration::from_millis(5));
-            let wait = std::time::Duration::try_from(wait).expect("positive by the line above");
+            let wait = Duration::try_from(wait).expect("positive by the line above");
             tokio::select! {
                 () = &mut stop => {
                     self.write_evidence().await;

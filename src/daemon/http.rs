@@ -333,7 +333,7 @@ async fn metrics(State(daemon): App) -> Response {
         .all_managed()
         .iter()
         .map(|managed| managed.service.metrics())
-        .chain([daemon.traces().telemetry().page()])
+        .chain([daemon.traces().telemetry().page(), daemon.telemetry().render_text()])
         .collect();
     let text = joined(&pages);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

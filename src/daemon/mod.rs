@@ -19,6 +19,7 @@ pub mod otlp;
 pub mod peer;
 pub mod releases;
 pub mod rollouts;
+mod telling;
 pub mod views;
 
 use std::collections::BTreeMap;
@@ -36,7 +37,6 @@ use crate::controller::{Controller, Newer, Notice, Pass, Recorder, Urgent, recor
 use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
-use crate::notify::{self, Message, NoSecrets, Patience, Told};
 use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
@@ -46,8 +46,11 @@ use crate::signals::traces::TraceHub;
 use crate::spec::Weight;
 use crate::store::sqlite::{DataDir, SqliteStore};
 use crate::store::{ReleaseKey, ReleaseRecord, Revision, Store};
+use crate::telemetry::meters::Metered;
+use crate::telemetry::{self, Telemetry};
 use api::{Problem, ProblemKind};
 use rollouts::{Rollouts, Usable};
+use telling::log;
 
 /// Notices kept for slow followers; one that falls further behind reads the record again.
 const NOTICES: usize = 1024;
@@ -89,6 +92,7 @@ pub struct Daemon {
     services: Mutex<BTreeMap<String, Arc<Managed>>>,
     notices: broadcast::Sender<Notice>,
     traces: TraceHub,
+    telemetry: Arc<Telemetry>,
     /// One service is opened at a time: two would both want its address.
     opening: Mutex<()>,
     stopping: CancellationToken,
@@ -140,6 +144,18 @@ impl Daemon {
     /// When the data folder is in use or cannot be written, a process cannot be accounted for, or an address cannot be
     /// bound: starting half would serve half.
     pub async fn start(setup: Setup, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Problem> {
+        Self::start_with(setup, clock, Telemetry::new(telemetry::Settings::default())).await
+    }
+
+    /// As [`Self::start`], with what tells of its releases.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        setup: Setup,
+        clock: Arc<dyn Clock>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Arc<Self>, Problem> {
         let data = DataDir::open(&setup.data, clock.now()).map_err(unavailable)?;
         let store = Arc::new(data.store().clone());
         let epoch = data.epoch();
@@ -164,6 +180,7 @@ impl Daemon {
             services: Mutex::default(),
             notices: broadcast::channel(NOTICES).0,
             traces: TraceHub::default(),
+            telemetry,
             opening: Mutex::default(),
             stopping: CancellationToken::new(),
         });
@@ -185,7 +202,7 @@ impl Daemon {
         for service in self.supervisor.services() {
             if self.managed(&service).is_none() {
                 tracing::warn!(
-                    service,
+                    rollout = service,
                     "processes run for a service without a file in the rollouts folder; they are left alone"
                 );
             }
@@ -240,7 +257,7 @@ impl Daemon {
         let kept = match self.store.kept_history(usable.name()) {
             Ok(kept) => kept,
             Err(error) => {
-                tracing::warn!(service = usable.name(), %error, "what was recorded of stable is lost; it is watched anew");
+                tracing::warn!(rollout = usable.name(), %error, "what was recorded of stable is lost; it is watched anew");
                 None
             }
         };
@@ -256,7 +273,7 @@ impl Daemon {
             let name = managed.service.name();
             if let Err(error) = self.store.keep_history(name, &recorder, self.clock.now()) {
                 // Nothing stands still for it; the next minute tries again.
-                tracing::warn!(service = name, %error, "what was recorded of stable could not be kept");
+                tracing::warn!(rollout = name, %error, "what was recorded of stable could not be kept");
             }
         }
     }
@@ -280,7 +297,7 @@ impl Daemon {
         for processes in service.processes() {
             if !keep.contains(&processes.revision) {
                 tracing::warn!(
-                    service = name,
+                    rollout = name,
                     revision = processes.revision,
                     "left over from an earlier release; stopping it"
                 );
@@ -295,7 +312,7 @@ impl Daemon {
             })
             .or_else(|error| {
                 // A stable that cannot be started any more is a fault to show, not a reason not to serve the others.
-                tracing::error!(service = name, %error, "stable cannot be run as recorded");
+                tracing::error!(rollout = name, %error, "stable cannot be run as recorded");
                 Ok(())
             })
     }
@@ -316,7 +333,7 @@ impl Daemon {
                 Ok(Some(record)) => self.drive(managed, record).await,
                 Ok(None) => self.watch(managed).await,
                 Err(error) => {
-                    tracing::error!(service = name, %error, "the record cannot be read; trying again");
+                    tracing::error!(rollout = name, %error, "the record cannot be read; trying again");
                     tokio::time::sleep(STEADY_LOOK).await;
                 }
             }
@@ -332,7 +349,7 @@ impl Daemon {
         ) {
             (Ok(canary), Ok(stable)) => (canary, stable),
             (Err(problem), _) | (_, Err(problem)) => {
-                tracing::error!(service = name, %problem, "the release cannot be driven; trying again");
+                tracing::error!(rollout = name, %problem, "the release cannot be driven; trying again");
                 tokio::time::sleep(STEADY_LOOK).await;
                 return;
             }
@@ -354,6 +371,9 @@ impl Daemon {
         let history = Arc::clone(&managed.history);
         let notices = self.notices.clone();
         let telling = self.tell(&record);
+        let observing = self.observe(&record);
+        let telemetry = Arc::clone(&self.telemetry);
+        let store = Metered::new(Arc::clone(&self.store) as Arc<dyn Store>, Arc::clone(&telemetry));
         managed.newer.clear();
         let mut controller = Controller::new(
             record,
@@ -361,7 +381,7 @@ impl Daemon {
             history,
             platform,
             signals,
-            Arc::clone(&self.store) as Arc<dyn Store>,
+            Arc::new(store),
             Arc::clone(&self.clock),
             Box::new(move |notice| {
                 log(&notice);
@@ -370,43 +390,33 @@ impl Daemon {
             }),
         )
         .with_newer(managed.newer.clone())
-        .with_urgent(managed.urgent.clone());
+        .with_urgent(managed.urgent.clone())
+        .with_looks(Box::new(move |took| telemetry.looked(took)));
         match controller.run(&managed.service.wake).await {
             Pass::Over(outcome) => {
-                tracing::info!(release = %key, outcome = outcome.label(), "release over");
+                // It ends by itself.
+                drop(observing.detach());
+                tracing::info!(
+                    rollout = key.rollout,
+                    release = key.number,
+                    outcome = outcome.label(),
+                    "release over"
+                );
                 if let Err(error) = self.store.prune(&name) {
-                    tracing::warn!(service = name, %error, "old releases could not be pruned");
+                    tracing::warn!(rollout = name, %error, "old releases could not be pruned");
                 }
             }
             Pass::Fenced => {
-                tracing::error!(release = %key, "another controller has taken over");
+                tracing::error!(
+                    rollout = key.rollout,
+                    release = key.number,
+                    "another controller has taken over"
+                );
                 telling.inspect(JoinHandle::abort);
                 tokio::time::sleep(STEADY_LOOK).await;
             }
             Pass::Again(_) => {}
         }
-    }
-
-    /// Tells whom the rollout names, beside the release.
-    fn tell(&self, record: &ReleaseRecord) -> Option<JoinHandle<()>> {
-        if record.plan.notify.is_empty() {
-            return None;
-        }
-        let told = Told {
-            wanted: record.plan.notify.clone(),
-            secrets: Arc::new(NoSecrets),
-            client: self.client.clone(),
-            patience: Patience::default(),
-        };
-        let release = record.key.to_string();
-        let say = move |sentence: String| tracing::warn!(release, "{sentence}");
-        let following = notify::follow(
-            Message::about(record, None),
-            self.notices.subscribe(),
-            told,
-            say.clone(),
-        );
-        Some(tokio::spawn(async move { following.await.into_iter().for_each(say) }))
     }
 
     /// Between releases: record how stable behaves, so that the next release can be judged by it from its start.
@@ -476,6 +486,11 @@ impl Daemon {
     /// Where spans are counted.
     pub fn traces(&self) -> &TraceHub {
         &self.traces
+    }
+
+    /// What counts the releases.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.telemetry
     }
 
     /// What happens, as it happens.
@@ -630,16 +645,6 @@ fn service_setup(usable: &Usable, data: &Path) -> Result<ServiceSetup, Problem> 
             .port
             .map(|_| data.join("prometheus").join(format!("{}.json", usable.name()))),
     })
-}
-
-fn log(notice: &Notice) {
-    match notice {
-        Notice::Entry { key, entry, phase } => {
-            tracing::info!(release = %key, number = entry.number, phase = phase.label(), reason = entry.reason, "release");
-        }
-        Notice::Trouble { key, message, .. } => tracing::warn!(release = %key, "{message}"),
-        Notice::Look { key, waiting_for, .. } => tracing::debug!(release = %key, waiting_for, "look"),
-    }
 }
 
 pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {

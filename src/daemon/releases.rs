@@ -341,7 +341,7 @@ impl Daemon {
         let command = match added {
             Ok(command) => command,
             Err(CommandError::Store(error)) if request.kind == CommandKind::Abort => {
-                tracing::error!(release = %key, %error, "an abort cannot be recorded; it is followed all the same");
+                tracing::error!(rollout = key.rollout, release = key.number, %error, "an abort cannot be recorded; it is followed all the same");
                 let pending = self
                     .store()
                     .commands(&key, running.state.handled)
@@ -383,7 +383,11 @@ impl Daemon {
         tokio::pin!(answer);
         let mut said = tokio::time::timeout(first, &mut answer).await.ok().flatten();
         if said.is_none() && request.kind == CommandKind::Abort {
-            tracing::error!(release = %key, "an abort was not acknowledged within {ABORT_WITHIN:?}; taking over");
+            tracing::error!(
+                rollout = key.rollout,
+                release = key.number,
+                "an abort was not acknowledged within {ABORT_WITHIN:?}; taking over"
+            );
             self.take_over(&managed)?;
             said = tokio::time::timeout(ANSWER_WITHIN, &mut answer).await.ok().flatten();
             said = said.or(Some((

@@ -80,6 +80,7 @@ fn about() -> Message {
             commit: Some("3fa9".to_owned()),
             author: None,
             url: Some("https://ci/7".to_owned()),
+            traceparent: None,
         },
     }
 }

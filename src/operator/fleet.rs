@@ -5,17 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::apiserver::value::{annotation, count, flag, label, name, number, text, uid};
 use crate::apiserver::{ApiError, ApiServer, Kind, Seen, Selection};
+use crate::crd;
 use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, managers, template, workload};
-use crate::spec::{Rollout, Workload, read_rollout};
+use crate::spec::Workload;
 
 /// An object of some namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +121,8 @@ struct Known {
     trouble: BTreeMap<Kind, ApiError>,
 }
 
+/// Label of a Release object that asks for nothing: it shows a release that somebody began in another way.
+pub const SHOWN: &str = "wade.dev/shown";
 /// The kinds that are watched.
 const WATCHED: [Kind; 3] = [Kind::Rollout, Kind::Deployment, Kind::Release];
 
@@ -183,6 +185,12 @@ impl Fleet {
     /// Whether everything has been listed once.
     pub fn is_synced(&self) -> bool {
         self.known().synced.len() == WATCHED.len()
+    }
+
+    /// How many watches have listed everything, and how many are broken.
+    pub fn watches(&self) -> (usize, usize) {
+        let known = self.known();
+        (known.synced.len(), known.trouble.len())
     }
 
     /// What is wrong with a watch now.
@@ -358,29 +366,14 @@ fn place(object: &Value) -> At {
     }
 }
 
-/// The policy that a Rollout object holds, read as strictly as a file.
-///
-/// # Errors
-/// Every fault of it, with its path.
-pub fn rollout_of(object: &Value) -> Result<Rollout, String> {
-    let file = json!({
-        "apiVersion": object["apiVersion"], "kind": object["kind"],
-        "metadata": { "name": name(object), "namespace": text(object, "/metadata/namespace") },
-        "spec": object["spec"],
-    });
-    // JSON is YAML, so the one strict reader reads it.
-    let source = format!("rollout {}", name(object));
-    read_rollout(&file.to_string(), &source).map_err(|faults| faults.to_string())
-}
-
 fn policy(object: &Value) -> PolicySketch {
-    let deployment = rollout_of(object).and_then(|rollout| match rollout.spec.workload {
-        Workload::Deployment(name) => Ok(name),
-        Workload::Process(_) => Err(
-            "spec.workload: a process cannot run in a cluster; name a Deployment, like `workload: {deployment: checkout}`"
-                .to_owned(),
-        ),
-    });
+    let deployment = match crd::rollout::read(object) {
+        Ok(rollout) => match rollout.spec.workload {
+            Workload::Deployment(name) => Ok(name),
+            Workload::Process(_) => Err("spec.workload: a process cannot run in a cluster".to_owned()),
+        },
+        Err(faults) => Err(faults.to_string()),
+    };
     PolicySketch {
         at: place(object),
         uid: uid(object).to_owned(),
@@ -416,11 +409,8 @@ fn deployment(object: &Value) -> DeploymentSketch {
 fn ask(object: &Value) -> AskSketch {
     AskSketch {
         rollout: text(object, "/spec/rollout").to_owned(),
-        pending: text(object, "/status/phase").is_empty(),
+        pending: text(object, "/status/phase").is_empty() && label(object, SHOWN).is_none(),
         number: number(object, "/status/number"),
         over: !text(object, "/status/outcome").is_empty(),
     }
 }
-
-/// How long a watch may be broken before the process says that it is not ready.
-pub const READY_AGAIN_WITHIN: Duration = Duration::from_secs(30);

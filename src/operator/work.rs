@@ -8,21 +8,24 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::consider::{HoldMode, Looked};
-use super::fleet::{At, PolicySketch, rollout_of};
+use super::fleet::{At, PolicySketch, SHOWN};
 use super::status::{ReleaseStanding, Standing};
 use super::{Operator, trouble};
-use crate::apiserver::value::{annotation, flag, label, list, name, resource_version, text};
+use crate::apiserver::value::{annotation, flag, label, name, resource_version, text};
 use crate::apiserver::{ApiServer, Kind, Patch, Selection};
 use crate::cluster::admit::Ask;
 use crate::cluster::{Cluster, Options};
 use crate::controller::Notice;
+use crate::crd::freeze::{FrozenBy, frozen};
+use crate::crd::release::{ReleaseSpec, Target};
+use crate::crd::{self, ClusterStrategySpec, below_minima};
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started};
 use crate::daemon::client::Door;
 use crate::engine::{Actor, apply};
-use crate::platforms::kubernetes::template::For;
+use crate::plan::Lane;
 use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, template};
-use crate::spec::{Rollout, StrategyFile, read_strategy};
-use crate::store::{Pipeline, ReleaseKey, ReleaseRecord};
+use crate::spec::StrategyFile;
+use crate::store::{ReleaseKey, ReleaseRecord};
 
 /// How often it is looked whether whoever carries a release still lives.
 const LOOK: Duration = Duration::from_secs(1);
@@ -123,6 +126,7 @@ impl Operator {
         };
         let begun = async {
             let cluster = self.cluster(&policy, ask, by).await?;
+            self.may_begin(&policy, &cluster, &request).await?;
             self.works_through(at, "held", &cluster);
             let started = cluster.release(&at.name, &request).await?;
             Ok::<_, Problem>((cluster, started))
@@ -165,8 +169,14 @@ impl Operator {
             }
         };
         let begun = async {
-            let (wanted, request, by) = asked(&object, self.mode())?;
-            let cluster = self.cluster(&policy, wanted, by).await?;
+            let spec: ReleaseSpec = crd::spec_of(&object).map_err(invalid)?;
+            let wanted = Ask {
+                stays_paused: self.mode() == HoldMode::Paused,
+                ..spec.ask()
+            };
+            let request = spec.request();
+            let cluster = self.cluster(&policy, wanted, Actor::named(&spec.by)).await?;
+            self.may_begin(&policy, &cluster, &request).await?;
             self.works_through(at, &what, &cluster);
             let started = cluster.release(&at.name, &request).await?;
             Ok::<_, Problem>((cluster, started))
@@ -201,7 +211,7 @@ impl Operator {
                 self.api(at),
                 Options {
                     actor: Some(Actor::named("wade")),
-                    ..Options::default()
+                    ..self.options()
                 },
                 Arc::clone(&self.clock),
             )
@@ -330,11 +340,17 @@ impl Operator {
             "apiVersion": Kind::Release.api_version(), "kind": Kind::Release.name(),
             "metadata": {
                 "name": shown,
-                "labels": { "app.kubernetes.io/managed-by": "wade" },
+                "labels": { SHOWN: "true" },
                 "ownerReferences": [{ "apiVersion": Kind::Rollout.api_version(), "kind": Kind::Rollout.name(),
                     "name": policy.at.name, "uid": policy.uid }],
             },
-            "spec": { "rollout": policy.at.name, "by": record.by.user, "reason": record.reason, "observed": true },
+            "spec": ReleaseSpec {
+                rollout: policy.at.name.clone(),
+                by: record.by.user.clone(),
+                reason: record.reason.clone(),
+                target: Target::Held,
+                ..ReleaseSpec::default()
+            },
         });
         match self.api(at).create(Kind::Release, &object).await {
             Ok(_) => {}
@@ -364,7 +380,7 @@ impl Operator {
     }
 
     /// The cluster as a release by this policy sees it.
-    async fn cluster(&self, policy: &PolicySketch, ask: Ask, by: Actor) -> Result<Arc<Cluster>, Problem> {
+    pub(super) async fn cluster(&self, policy: &PolicySketch, ask: Ask, by: Actor) -> Result<Arc<Cluster>, Problem> {
         let at = &policy.at;
         let api = self.api(at);
         let unavailable = |message: String| Problem {
@@ -376,47 +392,96 @@ impl Operator {
             .await
             .map_err(|error| unavailable(error.to_string()))?
             .ok_or_else(|| unavailable(format!("rollout {} is gone", at.name)))?;
-        let rollout: Rollout = rollout_of(&object).map_err(|message| Problem {
-            kind: ProblemKind::Invalid,
-            message,
-        })?;
+        let rollout = crd::rollout::read(&object).map_err(|faults| invalid(faults.to_string()))?;
+        let strategies = self.strategies(&api).await.map_err(unavailable)?;
+        let files: BTreeMap<String, StrategyFile> = strategies
+            .iter()
+            .map(|(name, strategy)| (name.clone(), strategy.file(name)))
+            .collect();
         let options = Options {
             ask,
             rollout: Some(rollout),
-            strategies: self.strategies(&api).await,
+            strategies: files,
             actor: Some(by),
-            ..Options::default()
+            ..self.options()
         };
         Cluster::new(api, options, Arc::clone(&self.clock)).map(Arc::new)
     }
 
+    /// What every release of this daemon keeps to, and is counted by.
+    fn options(&self) -> Options {
+        Options {
+            confined: Some(self.settings.hosts.clone()),
+            telemetry: Some(Arc::clone(&self.telemetry)),
+            ..Options::default()
+        }
+    }
+
     /// The strategies that the cluster's administrators offer.
-    async fn strategies(&self, api: &ApiServer) -> BTreeMap<String, StrategyFile> {
-        let objects = match api.list(Kind::ClusterStrategy, &Selection::default()).await {
-            Ok(objects) => objects,
-            Err(error) => {
-                if !error.is_not_found() {
-                    tracing::warn!(%error, "the cluster's strategies cannot be read");
-                }
-                return BTreeMap::new();
-            }
-        };
+    async fn strategies(&self, api: &ApiServer) -> Result<BTreeMap<String, ClusterStrategySpec>, String> {
         let mut found = BTreeMap::new();
-        for object in objects {
-            let mut spec = object["spec"].clone();
-            if let Some(fields) = spec.as_object_mut() {
-                fields.remove("minima");
-            }
-            let file = json!({ "apiVersion": object["apiVersion"], "kind": "Strategy",
-                "metadata": { "name": name(&object) }, "spec": spec });
-            match read_strategy(&file.to_string(), &format!("clusterstrategy {}", name(&object))) {
-                Ok(strategy) => {
-                    found.insert(name(&object).to_owned(), strategy);
-                }
-                Err(faults) => tracing::warn!(%faults, "a strategy of the cluster is not usable"),
+        for object in listed(api, Kind::ClusterStrategy).await? {
+            found.insert(name(&object).to_owned(), crd::spec_of(&object)?);
+        }
+        Ok(found)
+    }
+
+    /// What those who run the cluster say against a release now: a freeze, or minima that its policy goes below.
+    pub(super) async fn may_begin(
+        &self,
+        policy: &PolicySketch,
+        cluster: &Cluster,
+        request: &ReleaseRequest,
+    ) -> Result<(), Problem> {
+        let unavailable = |message: String| Problem {
+            kind: ProblemKind::Unavailable,
+            message,
+        };
+        let lane = match (&request.target, request.emergency) {
+            (ReleaseTarget::Rollback { .. }, _) => Lane::Rollback,
+            (_, true) => Lane::Emergency {
+                reason: request.reason.clone().unwrap_or_default(),
+            },
+            _ => Lane::Normal,
+        };
+        let mut freezes = Vec::new();
+        let everywhere = self.place.namespace().is_empty();
+        let mut places = vec![if everywhere {
+            self.place.clone()
+        } else {
+            self.api(&policy.at)
+        }];
+        if !everywhere {
+            places.push(self.home.clone());
+        }
+        for place in places {
+            for object in listed(&place, Kind::Freeze).await.map_err(unavailable)? {
+                freezes.push(FrozenBy::read(&object).map_err(unavailable)?);
             }
         }
-        found
+        let at = (policy.at.namespace.as_str(), policy.at.name.as_str());
+        let mut against = Vec::new();
+        if let Some(freeze) = frozen(&freezes, at, &lane, self.clock.now()) {
+            against.push(freeze.to_string());
+        }
+        let (rollout, resolved) = cluster.policy(&policy.about().name)?;
+        for (name, strategy) in &self.strategies(&self.place).await.map_err(unavailable)? {
+            if let Some(minima) = strategy.minima_for(name, &rollout) {
+                let below = below_minima(&rollout, &resolved, &lane, minima);
+                against.extend(
+                    below
+                        .into_iter()
+                        .map(|what| format!("strategy {name} of this cluster asks for more: {what}")),
+                );
+            }
+        }
+        if against.is_empty() {
+            return Ok(());
+        }
+        Err(Problem {
+            kind: ProblemKind::Conflict,
+            message: against.join("\n"),
+        })
     }
 
     /// Nothing runs: what there is to say is what is wrong with the Rollout, or that all is well.
@@ -496,6 +561,22 @@ impl Operator {
     }
 }
 
+/// Says in the objects how a release goes that was begun through the API.
+pub(super) fn follow_begun(
+    operator: &Arc<Operator>,
+    at: &At,
+    policy: PolicySketch,
+    cluster: Arc<Cluster>,
+    key: ReleaseKey,
+) {
+    let what = format!("api {}", key.number);
+    let working = what.clone();
+    operator.begin(at, &what, true, move |operator, at| async move {
+        operator.works_through(&at, &working, &cluster);
+        operator.follow(&at, &policy, &cluster, key, None).await;
+    });
+}
+
 /// What lets a Deployment go: the label, and the pause if it is Wade's and nothing waits behind it.
 pub(super) fn let_go(deployment: &Value) -> Option<Patch> {
     if annotation(deployment, RELEASE).is_some() {
@@ -517,70 +598,20 @@ pub(super) fn let_go(deployment: &Value) -> Option<Patch> {
     (changes.len() > 1).then_some(Patch::Json(Value::Array(changes)))
 }
 
-/// What a Release object asks for.
-fn asked(object: &Value, mode: HoldMode) -> Result<(Ask, ReleaseRequest, Actor), Problem> {
-    let spec = &object["spec"];
-    let words = |key: &str| text(spec, &format!("/{key}")).to_owned();
-    let mut ask = Ask {
-        stays_paused: mode == HoldMode::Paused,
-        ..Ask::default()
-    };
-    if !words("image").is_empty() {
-        ask.images.push(For {
-            container: None,
-            value: words("image"),
-        });
+/// Objects of a kind of ours; none where the kind is not installed.
+async fn listed(api: &ApiServer, kind: Kind) -> Result<Vec<Value>, String> {
+    match api.list(kind, &Selection::default()).await {
+        Ok(objects) => Ok(objects),
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        Err(error) => Err(error.to_string()),
     }
-    for (container, image) in spec["images"].as_object().into_iter().flatten() {
-        ask.images.push(For {
-            container: Some(container.clone()),
-            value: image.as_str().unwrap_or_default().to_owned(),
-        });
+}
+
+fn invalid(message: String) -> Problem {
+    Problem {
+        kind: ProblemKind::Invalid,
+        message,
     }
-    for (place, value) in spec["env"].as_object().into_iter().flatten() {
-        let (container, key) = match place.split_once('/') {
-            Some((container, key)) => (Some(container.to_owned()), key),
-            None => (None, place.as_str()),
-        };
-        ask.env.push(For {
-            container,
-            value: (key.to_owned(), value.as_str().unwrap_or_default().to_owned()),
-        });
-    }
-    let target = match spec.get("target") {
-        None | Some(Value::Null) => ReleaseTarget::default(),
-        Some(Value::String(word)) if word == "deploy" => ReleaseTarget::default(),
-        Some(Value::String(word)) if word == "retry" => ReleaseTarget::Retry,
-        Some(Value::String(word)) if word == "rollback" => ReleaseTarget::Rollback { number: None },
-        Some(Value::Object(fields)) if fields.contains_key("rollback") => ReleaseTarget::Rollback {
-            number: fields["rollback"]["number"].as_u64(),
-        },
-        Some(other) => {
-            return Err(Problem {
-                kind: ProblemKind::Invalid,
-                message: format!("spec.target: {other} is none of deploy, retry, rollback"),
-            });
-        }
-    };
-    let pipeline: Pipeline = serde_json::from_value(spec["pipeline"].clone()).unwrap_or_default();
-    let request = ReleaseRequest {
-        target,
-        reason: Some(words("reason")).filter(|reason| !reason.is_empty()),
-        emergency: flag(spec, "/emergency"),
-        require_proof: flag(spec, "/requireProof"),
-        deploy_window: spec["deployWindow"].as_bool(),
-        pipeline,
-    };
-    let groups = list(spec, "/groups")
-        .iter()
-        .filter_map(Value::as_str)
-        .map(str::to_owned);
-    let by = Actor {
-        user: words("by"),
-        groups: groups.collect(),
-        from: None,
-    };
-    Ok((ask, request, by))
 }
 
 /// `kubectl-set` from ` (last written by kubectl-set at …)`.
@@ -594,22 +625,6 @@ fn writer_of(words: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_asked_for_is_read_whole() {
-        let object = json!({ "metadata": { "uid": "u" }, "spec": {
-            "rollout": "app", "by": "ci", "image": "x/app:2", "images": { "side": "x/side:3" },
-            "env": { "LEVEL": "1", "side/MODE": "fast" }, "emergency": true, "reason": "an outage",
-        }});
-        let (ask, request, by) = asked(&object, HoldMode::Policy).expect("it is valid");
-        assert_eq!(ask.images.len(), 2);
-        assert_eq!(ask.env[1].container.as_deref(), Some("side"));
-        assert!(request.emergency && !ask.stays_paused);
-        assert_eq!(request.reason.as_deref(), Some("an outage"));
-        assert_eq!(by.user, "ci");
-        let wrong = json!({ "spec": { "target": "sideways" } });
-        assert!(asked(&wrong, HoldMode::Policy).is_err());
-    }
 
     #[test]
     fn letting_go_lifts_our_pause_and_nobody_elses() {

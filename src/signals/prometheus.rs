@@ -18,7 +18,7 @@ pub mod past;
 mod query;
 
 #[cfg(test)]
-mod real;
+pub(crate) mod real;
 #[cfg(test)]
 mod tests;
 

@@ -4,13 +4,17 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use crate::redact::redact;
+
 /// Characters of a body or of a command's last lines that a report shows.
 pub(super) const EXCERPT: usize = 200;
 /// Characters of a path, service or command that a report shows.
 pub(super) const LABEL: usize = 80;
 
-/// `text` with control and direction-changing characters escaped, cut after `most` characters of the original.
+/// `text` without what looks like a secret, with control and direction-changing characters escaped, cut after `most`
+/// characters of the original.
 pub(super) fn quoted(text: &str, most: usize) -> String {
+    let text = redact(text);
     let mut out = String::new();
     let mut chars = text.trim_end().chars();
     for c in chars.by_ref().take(most) {

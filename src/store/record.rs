@@ -54,6 +54,9 @@ pub struct Pipeline {
     /// The pipeline's page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The pipeline's span, as W3C trace context writes it: the release becomes a part of its trace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// Everything known about one release.

@@ -166,6 +166,7 @@ fn release(events: Vec<(i64, Event, &str)>, verdicts: &[(u64, Verdict)]) -> Rele
             commit: Some("3fa9c1e".to_owned()),
             author: Some("Bob <bob@example.com>".to_owned()),
             url: Some("https://ci.example.com/7".to_owned()),
+            traceparent: None,
         },
         created: started(),
     }

@@ -235,7 +235,7 @@ impl Service {
             if proxy.routes() != routes
                 && let Err(error) = proxy.set_routes(routes)
             {
-                tracing::error!(service = self.name, %error, "routes refused");
+                tracing::error!(rollout = self.name, %error, "routes refused");
             }
         }
         if let Some(path) = &self.targets {
@@ -244,7 +244,7 @@ impl Service {
                 match replace(path, &list) {
                     Ok(()) => inner.listed = list,
                     Err(error) => {
-                        tracing::warn!(service = self.name, %error, path = %path.display(), "the list of instances for Prometheus cannot be written");
+                        tracing::warn!(rollout = self.name, %error, path = %path.display(), "the list of instances for Prometheus cannot be written");
                     }
                 }
             }

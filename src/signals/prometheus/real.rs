@@ -11,14 +11,14 @@ use crate::signals::Condition;
 use crate::signals::http::http_client;
 use crate::signals::testing::{FakeServer, eventually};
 
-const BINARY: &str = "/usr/bin/prometheus";
+pub(crate) const BINARY: &str = "/usr/bin/prometheus";
 const PATIENT: Duration = Duration::from_secs(30);
 
 /// A running server; dropping it kills it and waits for its end.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    fn start(dir: &Path, port: u16) -> Self {
+    pub(crate) fn start(dir: &Path, port: u16) -> Self {
         let child = Command::new(BINARY)
             .arg(format!("--config.file={}", dir.join("prometheus.yml").display()))
             .arg(format!("--storage.tsdb.path={}", dir.join("data").display()))

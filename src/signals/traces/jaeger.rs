@@ -5,7 +5,7 @@
 //! that is of use, and what comes twice is known by its ids. Whole traces hold other services' spans too; they are left out here.
 
 #[cfg(test)]
-mod real;
+pub(crate) mod real;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use super::ledger::SlotKey;
 use super::spec::OutputRule;
+use crate::redact::redact;
 
 /// Lines shown of an instance's last output.
 pub(super) const SHOWN_LINES: usize = 10;
@@ -128,7 +129,8 @@ fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
     file.seek(SeekFrom::Start(start))?;
     let mut bytes = Vec::new();
     file.take(SHOWN_BYTES).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
+    // Before it is cut into lines: a private key has many.
+    let text = redact(&String::from_utf8_lossy(&bytes));
     let lines: Vec<&str> = text.lines().collect();
     // A window that starts in mid-line shows half a line, unless that is all there is.
     let cut = usize::from(start > from && lines.len() > 1);
@@ -139,7 +141,7 @@ fn tail(path: &Path, from: u64) -> io::Result<Vec<String>> {
         .collect())
 }
 
-/// Output goes to terminals and web pages: no control characters.
+/// Output goes to terminals, web pages and sentences of the record: no control characters.
 fn printable(line: &str) -> String {
     let safe = line
         .trim_end()

@@ -24,7 +24,7 @@ use crate::signals::traces::store::{Store, StoreSource};
 const PATIENT: Duration = Duration::from_secs(30);
 
 /// Where the binary is, if it is anywhere.
-fn binary() -> Option<PathBuf> {
+pub(crate) fn binary() -> Option<PathBuf> {
     let said = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let caches = || said("XDG_CACHE_HOME").or_else(|| Some(said("HOME")?.join(".cache")));
     let cache = said("WADE_CLUSTER_CACHE").or_else(|| Some(caches()?.join("wade-cluster")));
@@ -41,14 +41,14 @@ fn binary() -> Option<PathBuf> {
 }
 
 /// A running server; dropping it kills it and waits for its end.
-struct Server {
+pub(crate) struct Server {
     process: Child,
-    otlp: u16,
-    query: u16,
+    pub(crate) otlp: u16,
+    pub(crate) query: u16,
 }
 
 impl Server {
-    async fn start(binary: &PathBuf) -> Self {
+    pub(crate) async fn start(binary: &PathBuf) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (otlp, query) = (free(), free());
         // What nobody asks takes any port.
