@@ -240,7 +240,7 @@ fn lacking(by: &Caller, right: Right<'_>) -> String {
         namespace => format!("in namespace {namespace}"),
     };
     format!(
-        "{} may not {} {} {place} (missing permission: {} {}; `wade rbac --api` prints what there is)",
+        "{} may not {} {} {place} (missing permission: {} {}; docs/api.md has a Role for it)",
         by.actor.user, right.verb, right.resource, right.verb, right.resource
     )
 }

@@ -148,6 +148,20 @@ async fn every_act_takes_its_own_right_and_no_other() {
         .unwrap()
         .insert(format!("ann emergency {RELEASES} shop"));
     assert_eq!(served.post("ann", &releases, &emergency).await.status(), 201);
+    let image = r#"{"target": {"file": {"set": {"image": "x/miner"}}}}"#;
+    let (status, message) = Served::problem(served.post("ann", &releases, image).await).await;
+    assert_eq!(
+        (status, message.as_str()),
+        (403, "may not patch"),
+        "a release is no way around the Deployment's rights"
+    );
+    served
+        .guards
+        .rights
+        .lock()
+        .unwrap()
+        .insert("ann patch deployments.apps shop".to_owned());
+    assert_eq!(served.post("ann", &releases, image).await.status(), 201);
     let (status, _) = Served::problem(served.post("ann", &commands, r#"{"kind": "supersede"}"#).await).await;
     assert_eq!(status, 400, "nobody asks that of a release by hand");
 }
@@ -192,7 +206,7 @@ async fn bodies_that_are_not_what_is_asked_for_are_refused_in_words() {
         (r#"{"kind": "abort", "force": true}"#, 400, "unknown field `force`"),
         (&long, 400, "at most 1000"),
         (&huge, 413, "at most 256 KiB"),
-        (&deep, 400, "recursion limit"),
+        (&deep, 400, "expected value"),
     ] {
         let (got, message) = Served::problem(served.post("ann", &path, body).await).await;
         assert_eq!(got, status, "{message}");

@@ -18,8 +18,6 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::codec::CompressionEncoding;
 
-use std::path::Path;
-
 use super::*;
 use crate::clock::SystemClock;
 use crate::judge::observation::{Increment, Sides};
