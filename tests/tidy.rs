@@ -72,6 +72,7 @@ const BANS: [(&[&str], &[&str], &str); 6] = [
     (&["plan"], &["crate::engine"], "a plan is walked, it does not walk"),
     (
         &[
+            "api",
             "clock",
             "controller",
             "crd",

@@ -120,12 +120,6 @@ impl Feeds {
     fn open(&self) -> MutexGuard<'_, BTreeMap<(String, ReleaseKey), Arc<Feed>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// How many are open.
-    #[cfg(test)]
-    pub(super) fn count(&self) -> usize {
-        self.open().len()
-    }
 }
 
 impl Feed {

@@ -240,13 +240,13 @@ fn lacking(by: &Caller, right: Right<'_>) -> String {
         namespace => format!("in namespace {namespace}"),
     };
     format!(
-        "{} may not {} {} {place} (missing permission: {} {}; `wade rbac --api` prints what there is)",
+        "{} may not {} {} {place} (missing permission: {} {}; docs/api.md has a Role for it)",
         by.actor.user, right.verb, right.resource, right.verb, right.resource
     )
 }
 
 /// The one token of a request.
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let refused = |why: &str| problem(ProblemKind::Unauthenticated, why);
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (shown.next(), shown.next());

@@ -17,11 +17,11 @@ use super::feed::Feeds;
 use super::fleet::Fleet;
 use super::limits::{Buckets, MOST_CALLERS, Places, Settings};
 use super::request::{At, Peer, Refusal, body, dress, json, own_origin, query, reason};
-use super::routes::{Access, Act, RELEASES, ROUTES, Route};
+use super::routes::{Access, Act, DEPLOYMENTS, RELEASES, ROUTES, Route};
 use super::stream::{Form, Line, Sight, Who, of_fleet, of_release};
 use super::{Caller, Doors, Gatekeeper, Right, openapi, problem};
 use crate::clock::stopwatch;
-use crate::daemon::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest};
+use crate::daemon::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget};
 use crate::engine::{Actor, CommandKind};
 use crate::store::ReleaseKey;
 
@@ -206,6 +206,15 @@ impl App {
         if request.emergency {
             audit.told(self.allow(&asked.caller, "emergency", RELEASES, at).await)?;
         }
+        if brings_new(&request) {
+            // Else whoever may ask for releases could run images with a Deployment that they may not change. In the whole
+            // namespace, because a rollout may be called otherwise than its Deployment.
+            let namespace = At {
+                namespace: at.namespace.clone(),
+                ..At::default()
+            };
+            audit.told(self.allow(&asked.caller, "patch", DEPLOYMENTS, &namespace).await)?;
+        }
         let (door, name) = (self.doors.at(&at.namespace, &asked.caller.actor), at.rollout.clone());
         let started = audit
             .carried(async move { door.release(&name, &request).await })
@@ -358,6 +367,14 @@ fn last_id(headers: &HeaderMap) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// Whether a release says itself what is released, and not only that what is there (or was) should be.
+fn brings_new(request: &ReleaseRequest) -> bool {
+    match &request.target {
+        ReleaseTarget::File { set, path } => !set.is_empty() || path.is_some(),
+        ReleaseTarget::Rollback { .. } | ReleaseTarget::Retry => false,
+    }
+}
+
 /// The verb that a command takes; none for what is not asked by people.
 pub(super) const fn verb_of(kind: CommandKind) -> Option<&'static str> {
     Some(match kind {
@@ -423,17 +440,17 @@ impl Audit {
         }
     }
 
-    /// Words of callers are quoted, so that none of them can begin a line of its own.
+    /// One line, with the same names every time. (Both forms of the log escape what is in a text.)
     fn line(&self, outcome: &str) {
         tracing::info!(
             target: "wade::audit",
-            user = ?self.actor.user,
-            groups = ?self.actor.groups,
+            user = self.actor.user,
+            groups = self.actor.groups.join(","),
             from = self.actor.from.as_deref().unwrap_or_default(),
             verb = self.verb,
             namespace = self.namespace,
             rollout = self.rollout,
-            reason = ?self.reason,
+            reason = self.reason,
             outcome,
             "api"
         );

@@ -7,6 +7,9 @@ pub const ROLLOUTS: &str = "rollouts.wade.dev";
 /// Releases, for rights.
 pub const RELEASES: &str = "releases.wade.dev";
 
+/// What a release of something new changes, for rights.
+pub const DEPLOYMENTS: &str = "deployments.apps";
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -49,7 +52,7 @@ pub enum Access {
     Needs(&'static str, &'static str),
     /// This verb on this resource in all namespaces; or else only those namespaces are shown where it is permitted.
     Shown(&'static str, &'static str),
-    /// `create` on releases, and `emergency` if that is asked for.
+    /// `create` on releases; `patch` on Deployments if it says what is released; `emergency` if it is one.
     Release,
     /// The command's own word on releases.
     Command,
@@ -198,7 +201,9 @@ impl Access {
             Self::Open => "none".to_owned(),
             Self::Needs(verb, resource) => format!("{verb} {resource}"),
             Self::Shown(verb, resource) => format!("{verb} {resource} (everywhere, or by namespace)"),
-            Self::Release => format!("create {RELEASES} (and emergency {RELEASES})"),
+            Self::Release => {
+                format!("create {RELEASES} (an image: patch {DEPLOYMENTS}; an emergency: emergency {RELEASES})")
+            }
             Self::Command => format!("the command's own verb on {RELEASES}"),
         }
     }

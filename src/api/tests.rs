@@ -1,1 +1,5 @@
-
+mod fuzz;
+mod kit;
+mod refusals;
+mod streams;
+mod words;
