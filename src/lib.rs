@@ -36,6 +36,9 @@
 //! * [`telemetry`]: metrics, Kubernetes Events, a trace per release and JSON logs, beside the release as well.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
+//! * [`crd`]: the custom resources of a daemon in a cluster, from the types.
+//! * [`install`]: what such a daemon is made of, as manifests, a chart and `wade install`.
+//! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.
 //!
 //! # Around them
@@ -47,16 +50,20 @@
 //!
 //! Decisions, and what was rejected, are in `docs/architecture.md`; how to change things, in `docs/hacking.md`.
 
+pub mod api;
 pub mod apiserver;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod controller;
+pub mod crd;
 pub mod daemon;
 pub mod demo;
 pub mod engine;
+pub mod install;
 pub mod judge;
 pub mod notify;
+pub mod operator;
 pub mod plan;
 pub mod platforms;
 pub mod redact;

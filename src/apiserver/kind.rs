@@ -23,6 +23,8 @@ pub enum Kind {
     LimitRange,
     MutatingAdmissionPolicy,
     MutatingAdmissionPolicyBinding,
+    MutatingAdmissionPolicyBindingV1,
+    MutatingAdmissionPolicyV1,
     Namespace,
     NetworkPolicy,
     Node,
@@ -112,6 +114,8 @@ impl Kind {
                 | Self::CustomResourceDefinition
                 | Self::MutatingAdmissionPolicy
                 | Self::MutatingAdmissionPolicyBinding
+                | Self::MutatingAdmissionPolicyBindingV1
+                | Self::MutatingAdmissionPolicyV1
                 | Self::Namespace
                 | Self::Node
                 | Self::ValidatingAdmissionPolicy
@@ -192,6 +196,18 @@ impl Kind {
                 "v1beta1",
                 "mutatingadmissionpolicies",
                 "MutatingAdmissionPolicy",
+            ),
+            Self::MutatingAdmissionPolicyV1 => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "mutatingadmissionpolicies",
+                "MutatingAdmissionPolicy",
+            ),
+            Self::MutatingAdmissionPolicyBindingV1 => (
+                "admissionregistration.k8s.io",
+                "v1",
+                "mutatingadmissionpolicybindings",
+                "MutatingAdmissionPolicyBinding",
             ),
             Self::MutatingAdmissionPolicyBinding => (
                 "admissionregistration.k8s.io",

@@ -9,6 +9,7 @@
 //! again may help. Reading on: [`kind`] (which objects), [`error`] (what can go wrong), [`value`] (reaching into them).
 
 mod again;
+mod discovery;
 pub mod error;
 pub mod kind;
 mod meter;

@@ -173,12 +173,12 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
         notify: revision.notify.clone(),
-        actor: None,
         time_left: revision
             .time_left
             .map(Span::signed)
             .or_else(|| time_left(environment, SystemClock.now())),
         telemetry: None,
+        actor: None,
     })
 }
 

@@ -107,7 +107,9 @@ impl From<Problem> for Failure {
         let exit = match problem.kind {
             ProblemKind::Invalid | ProblemKind::NotFound => Exit::Invalid,
             ProblemKind::Conflict => Exit::Rejected,
-            ProblemKind::Forbidden | ProblemKind::Unavailable => Exit::Unreachable,
+            ProblemKind::Forbidden | ProblemKind::Unauthenticated | ProblemKind::Busy | ProblemKind::Unavailable => {
+                Exit::Unreachable
+            }
         };
         Self { exit, problem }
     }

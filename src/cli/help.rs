@@ -31,7 +31,10 @@ const GROUPS: [(&str, &[&str]); 4] = [
             "hold",
         ],
     ),
-    ("Run and integrate", &["serve", "judge", "completions", "man"]),
+    (
+        "Run and integrate",
+        &["serve", "install", "uninstall", "judge", "completions", "man"],
+    ),
 ];
 
 const EXIT_CODES: &str = "\

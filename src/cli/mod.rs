@@ -24,6 +24,7 @@ mod demo;
 mod deploy;
 mod history;
 mod hold;
+mod install;
 mod job;
 mod judge;
 mod judge_replay;
@@ -31,6 +32,7 @@ mod judge_simulate;
 mod man;
 mod manifest;
 mod observe;
+mod operate;
 mod plan;
 mod rbac;
 mod retry;
@@ -41,6 +43,7 @@ mod settle;
 mod simulate;
 mod status;
 mod strategies;
+mod uninstall;
 mod validate;
 mod wait;
 mod why;
@@ -89,6 +92,8 @@ enum Verb {
     Hold(hold::Args),
     Demo(demo::Args),
     Serve(serve::Args),
+    Install(install::Args),
+    Uninstall(uninstall::Args),
     Judge(judge::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -156,6 +161,8 @@ impl Verb {
             Self::Hold(args) => end(Format::Text, hold::run(&args)),
             Self::Demo(args) => remote_on_all_cores(args.output.output, demo::run(args)),
             Self::Serve(args) => serve::run(args),
+            Self::Install(args) => remote(args.output.output, install::run(args)),
+            Self::Uninstall(args) => remote(args.output.output, uninstall::run(args)),
             Self::Judge(args) => end(args.format(), judge::run(&args)),
             Self::Completions(args) => end(Format::Text, completions::run(&args)),
             Self::Man(args) => end(Format::Text, man::run(&args)),

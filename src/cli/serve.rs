@@ -70,6 +70,8 @@ pub(super) struct Args {
     /// Stop the services' processes as well when the daemon is stopped
     #[arg(long)]
     stop_processes: bool,
+    #[command(flatten)]
+    operate: super::operate::Args,
 }
 
 pub(super) fn run(args: Args) -> ExitCode {
@@ -162,6 +164,10 @@ fn places(path: &Path) -> Result<Places, Failure> {
 }
 
 async fn serve(args: Args) -> Result<Exit, Failure> {
+    if args.operate.is_cluster() {
+        begin_log(args.log_format)?;
+        return Box::pin(super::operate::operate(args.operate)).await;
+    }
     let mut places = places(&args.config)?;
     places.otlp.grpc = args.otlp_grpc.or(places.otlp.grpc);
     places.otlp.http = args.otlp_http.or(places.otlp.http);

@@ -7,7 +7,7 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the
-//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes),
+//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes), `through` (a daemon that does it instead),
 //! [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It decides nothing about a release: the
 //! engine does.
 
@@ -22,6 +22,7 @@ pub mod job;
 pub mod observe;
 pub mod probe;
 pub mod rbac;
+mod through;
 mod views;
 pub mod wait;
 
@@ -62,12 +63,12 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
-    /// Who asks, where this process acts for somebody whom it has authenticated; itself if not said.
-    pub actor: Option<Actor>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
     /// What counts the releases that this process carries, and tells the cluster of them.
     pub telemetry: Option<Arc<Telemetry>>,
+    /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
+    pub actor: Option<Actor>,
 }
 
 /// The cluster, asked by one process.
@@ -152,6 +153,7 @@ impl Cluster {
                 .iter()
                 .filter_map(|group| group.as_str().map(str::to_owned))
                 .collect(),
+            from: None,
         }
     }
 

@@ -407,7 +407,8 @@ fn needs(rule: &Rule, deployment: &str, without: Option<&'static str>) -> Vec<Ne
         .collect()
 }
 
-fn resource(rule: &Rule) -> String {
+/// The resource of a rule, `pods/log`.
+pub(crate) fn resource(rule: &Rule) -> String {
     match rule.sub {
         "" => rule.kind.plural().to_owned(),
         sub => format!("{}/{sub}", rule.kind.plural()),

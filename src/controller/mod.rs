@@ -37,7 +37,7 @@ use crate::store::record::JudgeRecord;
 use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
 
 /// What followers of a release are told.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", tag = "event")]
 pub enum Notice {
     /// Something happened.
@@ -56,6 +56,7 @@ pub enum Notice {
         /// Which release.
         key: ReleaseKey,
         /// When.
+        #[schemars(with = "String")]
         at: Timestamp,
         /// Where the release is.
         phase: Phase,
@@ -70,6 +71,7 @@ pub enum Notice {
         /// Which release.
         key: ReleaseKey,
         /// When.
+        #[schemars(with = "String")]
         at: Timestamp,
         /// What, and why, in one sentence.
         message: String,

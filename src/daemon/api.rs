@@ -23,7 +23,7 @@ use crate::plan::Split;
 use crate::store::{Pipeline, ReleaseKey};
 
 /// A request for a release.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReleaseRequest {
     /// What is to be released.
@@ -47,8 +47,8 @@ pub struct ReleaseRequest {
 }
 
 /// What is to be released.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum ReleaseTarget {
     /// What the rollout's file says, with these variables set.
     File {
@@ -76,7 +76,7 @@ impl Default for ReleaseTarget {
 }
 
 /// The answer to a request for a release.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Started {
     /// The release, or `None` if the revision serves already.
@@ -92,7 +92,7 @@ pub struct Started {
 }
 
 /// A request to a running release.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CommandRequest {
     /// What is asked.
@@ -103,7 +103,7 @@ pub struct CommandRequest {
 }
 
 /// The answer to a command: it has been recorded, and what came of it if that was known at once.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Acknowledged {
     /// Which release it went to.
@@ -117,7 +117,7 @@ pub struct Acknowledged {
 }
 
 /// One service as it is now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RolloutView {
     /// The rollout's name.
@@ -137,7 +137,7 @@ pub struct RolloutView {
 }
 
 /// One revision as it runs now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionView {
     /// The hash of what defines it.
@@ -157,7 +157,7 @@ pub struct RevisionView {
 }
 
 /// One instance as it runs now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceView {
     /// Its number.
@@ -175,7 +175,7 @@ pub struct InstanceView {
 }
 
 /// One release in a list.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseSummary {
     /// Which release.
@@ -201,23 +201,25 @@ pub struct ReleaseSummary {
     /// Who asked for it.
     pub by: String,
     /// When.
+    #[schemars(with = "String")]
     pub created: Timestamp,
     /// When it ended.
+    #[schemars(with = "Option<String>")]
     pub ended: Option<Timestamp>,
 }
 
 /// Why a request was not followed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// A stable short name: `invalid`, `notFound`, `conflict`, `forbidden`, `unavailable`.
+    /// A stable short name: `invalid`, `notFound`, `conflict`, `forbidden`, `unauthenticated`, `busy`, `unavailable`.
     pub kind: ProblemKind,
     /// One sentence, or several lines of faults.
     pub message: String,
 }
 
 /// The kinds of problems; each has one HTTP status and one exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ProblemKind {
     /// The request or the rollout is not valid: 400, exit 2.
@@ -228,6 +230,10 @@ pub enum ProblemKind {
     Conflict,
     /// The caller may not do that: 403, exit 7.
     Forbidden,
+    /// Nobody knows who asks: 401, exit 7.
+    Unauthenticated,
+    /// Too much is asked at once: 429, exit 7; later it may go well.
+    Busy,
     /// The daemon cannot do it just now: 503, exit 7.
     Unavailable,
 }

@@ -9,14 +9,14 @@
 
 mod grpc;
 mod http;
-mod tls;
+pub(crate) mod tls;
 
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -147,7 +147,7 @@ impl Receiver {
             None => None,
         };
         let tls = match &setup.tls {
-            Some(files) => Some(tls::acceptor(files)?),
+            Some(files) => Some(tls::acceptor(files, "otlp.tls", &["h2", "http/1.1"])?),
             None => None,
         };
         let mut listeners = Vec::new();
@@ -407,8 +407,4 @@ fn invalid(message: String) -> Problem {
         kind: ProblemKind::Invalid,
         message,
     }
-}
-
-fn unfit(field: &str, path: &Path, what: impl std::fmt::Display) -> Problem {
-    invalid(format!("otlp.tls.{field} {}: {what}", path.display()))
 }

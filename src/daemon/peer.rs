@@ -28,7 +28,11 @@ fn actor_from(uid: u32, gid: u32, passwd: &str, groups: &str) -> Actor {
         })
         .filter_map(|line| line.into_iter().next())
         .collect();
-    Actor { user, groups }
+    Actor {
+        user,
+        groups,
+        from: None,
+    }
 }
 
 #[cfg(test)]
@@ -42,13 +46,15 @@ mod tests {
         let expected = Actor {
             user: "ann".to_owned(),
             groups: vec!["users".to_owned(), "payments".to_owned()],
+            from: None,
         };
         assert_eq!(actor_from(1000, 100, passwd, groups), expected);
         assert_eq!(
             actor_from(4711, 9, passwd, groups),
             Actor {
                 user: "4711".to_owned(),
-                groups: Vec::new()
+                groups: Vec::new(),
+                from: None,
             }
         );
     }

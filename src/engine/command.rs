@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// Somebody who asks for something.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
     /// The name as authenticated (or, on a unix socket, as the kernel says).
@@ -12,6 +12,9 @@ pub struct Actor {
     /// Groups as authenticated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// From where it was asked over a network, an address; none where the question does not come up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
 }
 
 impl Actor {
@@ -20,6 +23,7 @@ impl Actor {
         Self {
             user: user.to_owned(),
             groups: Vec::new(),
+            from: None,
         }
     }
 
@@ -52,7 +56,7 @@ pub struct Command {
 }
 
 /// What may be asked of a running release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum CommandKind {
     /// Open the gate the release waits at.

@@ -128,7 +128,7 @@ pub enum Reading {
 }
 
 /// The kinds of no data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum NoData {
     /// The source of measurements is down.

@@ -8,14 +8,16 @@ use super::facts::NoData;
 use crate::judge::Verdict;
 
 /// Where a release is. A fold over its history: `replay` gives the same value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     /// Which part of the way.
     pub phase: Phase,
     /// When the phase was entered (for `Analysing`: when the router confirmed the split, pauses not counted).
+    #[schemars(with = "String")]
     pub since: Timestamp,
     /// When the release began.
+    #[schemars(with = "String")]
     pub started: Timestamp,
     /// Number of the next history entry.
     pub next_entry: u64,
@@ -36,6 +38,7 @@ pub struct State {
     /// The canary has had users' traffic.
     pub had_users: bool,
     /// Time spent waiting for people, which does not count against the release's limit.
+    #[schemars(with = "String")]
     pub waited: SignedDuration,
     /// Restarts of the canary when the bake began: more than that is a fault.
     pub restarts_before_bake: u32,
@@ -83,7 +86,7 @@ impl State {
 }
 
 /// Which part of the way a release is on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
     /// Not begun: a window is closed.
@@ -155,7 +158,7 @@ impl Phase {
 }
 
 /// The steps of the hand over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum HandOver {
     /// The platform takes the canary as its own.
@@ -167,7 +170,7 @@ pub enum HandOver {
 }
 
 /// The steps of the way back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Return {
     /// All traffic to stable, with no precondition.
@@ -181,7 +184,7 @@ pub enum Return {
 }
 
 /// Why a release goes back: what its outcome will be, and the sentence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Retreat {
     /// What the outcome will be.
@@ -191,7 +194,7 @@ pub struct Retreat {
 }
 
 /// How a release ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Outcome {
     /// The new revision serves.
     Promoted {
@@ -238,7 +241,7 @@ impl Outcome {
 }
 
 /// Where users are, as far as that can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum TrafficOn {
     /// On the old revision.
@@ -250,32 +253,35 @@ pub enum TrafficOn {
 }
 
 /// A person keeps the weight.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Paused {
     /// Who.
     pub by: Actor,
     /// Since when.
+    #[schemars(with = "String")]
     pub since: Timestamp,
 }
 
 /// Nothing has been measured since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NoDataSince {
     /// Which kind.
     pub kind: NoData,
     /// Since when.
+    #[schemars(with = "String")]
     pub since: Timestamp,
 }
 
 /// One line of a release's history. Append only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// 1, 2, 3 …
     pub number: u64,
     /// When it was decided.
+    #[schemars(with = "String")]
     pub at: Timestamp,
     /// What happened.
     pub event: Event,
@@ -289,7 +295,7 @@ pub struct Entry {
 }
 
 /// What ended a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Proof {
     /// A passing verdict.
@@ -301,7 +307,7 @@ pub enum Proof {
 }
 
 /// Who or what caused an entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Cause {
     /// Facts and the plan.
@@ -311,7 +317,7 @@ pub enum Cause {
 }
 
 /// What can happen to a release.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Event {
     /// It may begin.

@@ -62,6 +62,7 @@ fn approvers_are_users_groups_or_plain_names() {
     let bob = Actor {
         user: "bob".to_owned(),
         groups: vec!["payments".to_owned()],
+        from: None,
     };
     let table: [(&[&str], bool); 8] = [
         (&[], true),

@@ -18,7 +18,7 @@ pub const MAX_POINTS: usize = 120;
 const FIRST_SPACING_S: f64 = 1.0;
 
 /// The points of one release, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Course {
     /// Seconds that points are apart at least; the last one may be nearer.
@@ -27,7 +27,7 @@ pub struct Course {
 }
 
 /// A told verdict, in six numbers. As JSON: `[seconds, ln E, canary's total, bad, stable's total, bad]`.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(from = "[f64; 6]", into = "[f64; 6]")]
 pub struct Point {
     /// Seconds since the release began.

@@ -45,7 +45,7 @@ const DENSE: f64 = 0.5;
 const HALVINGS: u32 = 14;
 
 /// The range in which a ratio lies.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Interval {
     /// The chance that the true ratio is inside at every look of the release.

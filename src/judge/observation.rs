@@ -30,7 +30,7 @@ pub struct CountsDiffer {
 pub const TRACES: &str = "traces";
 
 /// One value for the canary and one for stable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Sides<T> {
     /// The new revision.
     pub canary: T,

@@ -6,7 +6,7 @@ use super::interval::Interval;
 use super::observation::{MetricName, Sides};
 
 /// The answer to one look.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     /// What is known now.
@@ -28,7 +28,7 @@ pub struct Verdict {
 }
 
 /// Pass, fail or not known yet. A missing measurement is never a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Call {
     /// The canary is shown to be within the pass tolerance at this stage.
@@ -40,7 +40,7 @@ pub enum Call {
 }
 
 /// What one metric saw.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MetricEvidence {
     /// The metric's name in the configuration.
@@ -81,7 +81,7 @@ pub struct MetricEvidence {
 }
 
 /// The figures of a metric; the variant names its kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind")]
 pub enum Seen {
     /// Bad events of both sides.
@@ -138,7 +138,7 @@ pub enum Seen {
 }
 
 /// Trials and bad events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Counts {
     /// Requests (or any trials).
     pub total: f64,
@@ -149,7 +149,7 @@ pub struct Counts {
 }
 
 /// Latency at one pinned threshold, over all that was compared since the pin.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ThresholdEvidence {
     /// The threshold in seconds (a bucket bound).
@@ -172,7 +172,7 @@ pub struct ThresholdEvidence {
 }
 
 /// One operation, over the release.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OperationEvidence {
     /// Its name (`POST /pay`).
@@ -195,7 +195,7 @@ impl OperationEvidence {
 }
 
 /// An error that stable had not shown when the canary first did.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SignatureEvidence {
     /// The operation in which it happens.

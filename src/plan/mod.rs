@@ -26,7 +26,7 @@ pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, 
 pub use text::{Outlook, early_pass, render, smallest_rise};
 
 /// One release's way, with nothing left to look up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// The rollout's name.
@@ -63,6 +63,7 @@ pub struct Plan {
     /// What is measured, and from where.
     pub measure: Measure,
     /// The judge's settings.
+    #[schemars(with = "serde_json::Value")]
     pub judge: judge::Config,
     /// How much of stable's own behaviour is enough for an early pass.
     pub history: HistoryPlan,
@@ -80,7 +81,7 @@ pub struct Plan {
 }
 
 /// What kind of release this is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Lane {
     /// A new revision beside a stable one.
@@ -97,7 +98,7 @@ pub enum Lane {
 }
 
 /// What the canary is compared with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Comparison {
     /// With stable, at the same time.
@@ -110,7 +111,7 @@ pub enum Comparison {
 }
 
 /// One stage: a split of traffic, and what ends it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// What it is for.
@@ -130,7 +131,7 @@ pub struct Stage {
 }
 
 /// What a stage is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum StageKind {
     /// The canary stands there without users.
@@ -144,7 +145,7 @@ pub enum StageKind {
 }
 
 /// How requests are divided.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Split {
     /// The canary's share of what no match catches.
@@ -205,7 +206,7 @@ impl std::fmt::Display for Split {
 }
 
 /// A point where a named person must say yes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Gate {
     /// `user:NAME`, `group:NAME` or a plain user name; empty for anyone who may approve.
@@ -215,7 +216,7 @@ pub struct Gate {
 }
 
 /// Smoke tests.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SmokePlan {
     /// In order; every one must pass.
@@ -231,7 +232,7 @@ pub struct SmokePlan {
 }
 
 /// What is measured, and from where, besides the router's own counters.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Measure {
     /// Where numbers come from.
@@ -246,7 +247,7 @@ pub struct Measure {
 }
 
 /// How much of stable's own behaviour is enough for an early pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryPlan {
     /// How long stable must have been watched.
@@ -288,7 +289,7 @@ impl HistoryPlan {
 }
 
 /// What follows when nothing can be measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NoDataPlan {
     /// The source of measurements is down.

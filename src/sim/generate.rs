@@ -226,6 +226,7 @@ fn people() -> [Actor; 3] {
     let in_group = |user: &str| Actor {
         user: user.to_owned(),
         groups: vec!["payments".to_owned()],
+        from: None,
     };
     [Actor::named("ann"), in_group("bob"), Actor::named("cem")]
 }

@@ -387,6 +387,7 @@ fn faults(start: Timestamp, scenario: &Scenario) -> Faults {
                 by: Actor {
                     user: event.by.clone().unwrap_or_else(|| "you".to_owned()),
                     groups: event.groups.clone(),
+                    from: None,
                 },
                 reason: event.why.clone(),
             },

@@ -54,7 +54,7 @@ fn derive() -> Value {
 }
 
 /// Takes `null` out of every place where schemars allows it for an `Option`.
-pub(super) fn remove_null(schema: &mut Value) {
+pub(crate) fn remove_null(schema: &mut Value) {
     match schema {
         Value::Array(items) => items.iter_mut().for_each(remove_null),
         Value::Object(fields) => {

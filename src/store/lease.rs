@@ -165,6 +165,12 @@ impl Lease {
         Ok(object.is_none_or(|there| holder(&there).is_none() || self.is_dead(&there, self.clock.now())))
     }
 
+    /// Whether this version of the Lease, seen now, is one whose holder has fallen silent; asks nobody. To be called
+    /// again and again with what a watch tells.
+    pub fn looks_dead(&self, lease: &Value) -> bool {
+        self.is_dead(lease, self.clock.now())
+    }
+
     /// Whether somebody who lives has it, told by what they do and not by how they look: a holder that was killed a
     /// moment ago looks alive. True once it is seen to be renewed, which takes about [`RENEW_EVERY`]; false once it is
     /// free, which takes at most [`DURATION`].

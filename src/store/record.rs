@@ -11,7 +11,7 @@ use crate::judge::{Course, Judge, Verdict};
 use crate::plan::Plan;
 
 /// A release by rollout and number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseKey {
     /// The rollout's name.
@@ -27,7 +27,7 @@ impl fmt::Display for ReleaseKey {
 }
 
 /// One version of a workload.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Revision {
     /// The hash of what defines it.
@@ -42,7 +42,7 @@ pub struct Revision {
 }
 
 /// Where a release was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pipeline {
     /// The commit that is released.
@@ -60,7 +60,7 @@ pub struct Pipeline {
 }
 
 /// Everything known about one release.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ReleaseRecord {
     /// Which release.
@@ -76,6 +76,7 @@ pub struct ReleaseRecord {
     /// What has happened, oldest first.
     pub history: Vec<Entry>,
     /// The judge with its evidence, so that a restart does not reset the error budget.
+    #[schemars(with = "Option<serde_json::Value>")]
     pub judge: Option<JudgeRecord>,
     /// The last verdict, for `why`.
     pub verdict: Option<Box<Verdict>>,
@@ -91,8 +92,10 @@ pub struct ReleaseRecord {
     /// Where it was asked for.
     pub pipeline: Pipeline,
     /// When it was asked for.
+    #[schemars(with = "String")]
     pub created: Timestamp,
     /// When it ended.
+    #[schemars(with = "Option<String>")]
     pub ended: Option<Timestamp>,
 }
 

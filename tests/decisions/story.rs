@@ -241,6 +241,7 @@ impl Story {
             Some((user, group)) => Actor {
                 user: user.to_owned(),
                 groups: vec![group.trim_end_matches(')').to_owned()],
+                from: None,
             },
             None => Actor::named(name),
         };

@@ -216,6 +216,7 @@ fn command(id: u64, (kind, who): (u8, u8), at: Timestamp) -> Command {
         1 => Actor {
             user: "bob".to_owned(),
             groups: vec!["payments".to_owned()],
+            from: None,
         },
         _ => Actor::named("eve"),
     };

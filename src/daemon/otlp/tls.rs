@@ -9,25 +9,29 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::{TlsFiles, unfit};
-use crate::daemon::api::Problem;
+use super::TlsFiles;
+use crate::daemon::api::{Problem, ProblemKind};
 
-/// What answers a handshake, with client certificates required where an authority is named.
-pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Problem> {
+/// What answers a handshake, with client certificates required where an authority is named. `place` is where the files
+/// are named (`otlp.tls`), for messages; `protocols` are those that are spoken afterwards, the best first.
+pub(crate) fn acceptor(files: &TlsFiles, place: &str, protocols: &[&str]) -> Result<TlsAcceptor, Problem> {
+    let unfit = |field: &str, path: &Path, what: String| unfit(place, field, path, what);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| unfit("cert", &files.cert, error))?;
+        .map_err(|error| unfit("cert", &files.cert, error.to_string()))?;
     let config = match &files.client_ca {
         None => config.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for authority in certificates("clientCa", path)? {
-                roots.add(authority).map_err(|error| unfit("clientCa", path, error))?;
+            for authority in certificates(place, "clientCa", path)? {
+                roots
+                    .add(authority)
+                    .map_err(|error| unfit("clientCa", path, error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|error| unfit("clientCa", path, error))?;
+                .map_err(|error| unfit("clientCa", path, error.to_string()))?;
             config.with_client_cert_verifier(verifier)
         }
     };
@@ -39,14 +43,14 @@ pub(super) fn acceptor(files: &TlsFiles) -> Result<TlsAcceptor, Problem> {
         )
     })?;
     let mut config = config
-        .with_single_cert(certificates("cert", &files.cert)?, key)
-        .map_err(|error| unfit("cert", &files.cert, error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        .with_single_cert(certificates(place, "cert", &files.cert)?, key)
+        .map_err(|error| unfit("cert", &files.cert, error.to_string()))?;
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let unfit = |what: String| unfit(field, path, format!("{what}; name a PEM file with certificates"));
+fn certificates(place: &str, field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
+    let unfit = |what: String| unfit(place, field, path, format!("{what}; name a PEM file with certificates"));
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unfit(error.to_string()))?;
@@ -54,4 +58,11 @@ fn certificates(field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>
         return Err(unfit("there is no certificate in it".to_owned()));
     }
     Ok(found)
+}
+
+fn unfit(place: &str, field: &str, path: &Path, what: String) -> Problem {
+    Problem {
+        kind: ProblemKind::Invalid,
+        message: format!("{place}.{field} {}: {what}", path.display()),
+    }
 }

@@ -119,6 +119,7 @@ pub(in crate::store) fn new_release(rollout: &str, version: &str) -> NewRelease 
         by: Actor {
             user: "ann".to_owned(),
             groups: vec!["payments".to_owned()],
+            from: None,
         },
         reason: Some("the 'quick' fix; \"1.4.2\"".to_owned()),
         pipeline: Pipeline {

@@ -12,6 +12,9 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+# Who the daemon's image runs as, as the Dockerfile says it; a test compares the two.
+USER = "65532:65532"
+
 
 def write(archive: Path, binary: Path, images: dict[str, dict]) -> None:
     """Writes `images`, from name with tag to {"command": […], "env": {…}}, with the static `binary` as /app."""
@@ -27,7 +30,7 @@ def write_linked(archive: Path, binary: Path, name: str) -> None:
     linked = subprocess.run(["ldd", binary], check=True, stdout=subprocess.PIPE, text=True).stdout
     for path in re.findall(r"(/\S+) \(0x", linked):
         files[path.lstrip("/")] = Path(path).read_bytes()
-    _write(archive, files, {name: {"command": [f"/{binary.name}"], "env": {}}})
+    _write(archive, files, {name: {"command": [f"/{binary.name}"], "env": {}, "user": USER}})
 
 
 def _write(archive: Path, files: dict[str, bytes], images: dict[str, dict]) -> None:
@@ -40,7 +43,12 @@ def _write(archive: Path, files: dict[str, bytes], images: dict[str, dict]) -> N
         config = {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": image["command"], "Env": env, "ExposedPorts": {"8080/tcp": {}}},
+            "config": {
+                "Entrypoint": image["command"],
+                "Env": env,
+                "User": image.get("user", ""),
+                "ExposedPorts": {"8080/tcp": {}},
+            },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
         }
         text = json.dumps(config).encode()

@@ -1,0 +1,108 @@
+//! `wade serve --cluster`: the daemon of a cluster.
+//!
+//! Being stopped stops nothing that users need: what it carries is let go of, and another daemon, or the next `wade`,
+//! goes on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::connect::ClusterArgs;
+use super::exit::{Exit, Failure};
+use super::follow::Interrupts;
+use super::pipeline::environment;
+use super::screen::{Format, Screen};
+use crate::clock::SystemClock;
+use crate::operator::{HOME, Operator, Settings, probes};
+use crate::telemetry::{self, Telemetry};
+
+/// What a daemon of a cluster is told.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "In a cluster")]
+pub(super) struct Args {
+    /// Look after a Kubernetes cluster: its Rollout objects, instead of files and processes
+    #[arg(long)]
+    cluster: bool,
+    /// Look after this namespace alone; the whole cluster if left out
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    only_namespace: Option<String>,
+    /// The namespace that Wade itself lives in
+    #[arg(long, value_name = "NAME", default_value = HOME, env = "WADE_HOME_NAMESPACE", hide_env_values = true)]
+    home: String,
+    /// The kubeconfig's context; the pod's own account if there is no kubeconfig
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    context: Option<String>,
+    /// The kubeconfig file
+    #[arg(long, value_name = "PATH", requires = "cluster")]
+    kubeconfig: Option<std::path::PathBuf>,
+    /// Where /healthz, /readyz and /metrics are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    probes: SocketAddr,
+    /// Releases at once, in all
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    most_releases: usize,
+    /// Releases at once in one namespace
+    #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+    most_per_namespace: usize,
+}
+
+impl Args {
+    pub(super) fn is_cluster(&self) -> bool {
+        self.cluster
+    }
+}
+
+pub(super) async fn operate(args: Args) -> Result<Exit, Failure> {
+    let mut interrupts = Interrupts::new()?;
+    let connection = ClusterArgs {
+        namespace: Some(args.home.clone()),
+        context: args.context.clone(),
+        kubeconfig: args.kubeconfig.clone(),
+    };
+    let home = connection.api().await?;
+    let place = home.in_namespace(args.only_namespace.as_deref().unwrap_or_default());
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    let settings = Settings {
+        identity: format!("{}-{}", host.trim(), unique.split('-').next().unwrap_or_default()),
+        most_releases: args.most_releases.max(1),
+        most_per_namespace: args.most_per_namespace.max(1),
+        telemetry: Telemetry::new(telemetry::Settings::from_env(environment)),
+    };
+    let listener = TcpListener::bind(args.probes)
+        .await
+        .map_err(|error| Failure::usage(format!("--probes {}: {error}; choose a free address", args.probes)))?;
+    let at = listener
+        .local_addr()
+        .map_err(|error| Failure::other(format!("the listener has no address: {error}")))?;
+    let stop = CancellationToken::new();
+    let operator = Operator::start(home, place.clone(), settings, Arc::new(SystemClock));
+    let probing = tokio::spawn(probes::serve(Arc::clone(&operator), listener, stop.clone()));
+    let what = match place.namespace() {
+        "" => "every namespace".to_owned(),
+        one => format!("namespace {one}"),
+    };
+    Screen::new(Format::Text).text(&format!(
+        "looking after {what} of {}; probes on http://{at}",
+        place.place()
+    ));
+    let running = {
+        let (operator, stop) = (Arc::clone(&operator), stop.clone());
+        tokio::spawn(async move { operator.run(stop).await })
+    };
+    interrupts.next().await;
+    tracing::info!("stopping; what runs is let go of, so that another daemon goes on; once more to stop at once");
+    stop.cancel();
+    let stopping = async {
+        // What went wrong in it has been logged.
+        let _ = running.await;
+        let _ = probing.await;
+    };
+    tokio::select! {
+        () = stopping => tracing::info!("stopped"),
+        () = interrupts.next() => tracing::warn!("stopped at once"),
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,269 @@
+//! Admission without a webhook: policies in CEL, which the API server runs itself.
+//!
+//! *Hold* pauses an opted-in Deployment whenever somebody else changes its template, so that the change waits for a
+//! release instead of rolling out. The others look: by default they warn, and in a namespace with the label
+//! `wade.dev/enforce: "true"` they refuse. One always refuses: nobody asks for a release, or steers one, in another's name.
+//!
+//! Limits of CEL, met here: it has no clock. A new Release carries its own time of creation; for a changed Deployment the
+//! newest time of its managed fields is taken, which is the time of that change.
+
+use serde_json::{Value, json};
+
+use super::{HoldApi, SYSTEM, object, rights};
+use crate::apiserver::Kind;
+use crate::platforms::kubernetes::{HOLD, PART, RELEASE, WRITE};
+
+/// Label of a namespace in which policies refuse instead of warning.
+pub const ENFORCE: &str = "wade.dev/enforce";
+/// The policy that holds, and its binding.
+pub const HOLD_POLICY: &str = "wade-hold";
+
+/// The policy that pauses, with its binding, in the version that the API server serves; nothing where it serves none.
+pub fn hold(api: HoldApi) -> Vec<Value> {
+    let (policy, binding) = match api {
+        HoldApi::None => return Vec::new(),
+        HoldApi::V1 => (Kind::MutatingAdmissionPolicyV1, Kind::MutatingAdmissionPolicyBindingV1),
+        HoldApi::V1Beta1 => (Kind::MutatingAdmissionPolicy, Kind::MutatingAdmissionPolicyBinding),
+    };
+    let spec = json!({
+        "matchConstraints": {
+            "resourceRules": [deployments(&["UPDATE"])],
+            "objectSelector": { "matchLabels": { HOLD: "true" } },
+        },
+        "matchConditions": [
+            {
+                "name": "template-changed-or-unpaused-in-mid-release",
+                "expression": format!("object.spec.template != oldObject.spec.template || ({} && {})", releasing(), unpaused()),
+            },
+            { "name": "not-wade", "expression": not_wade() },
+        ],
+        // A policy that cannot be run must not stop anybody's change; the daemon sees what has rolled out, and says so.
+        "failurePolicy": "Ignore",
+        "reinvocationPolicy": "Never",
+        "mutations": [{
+            "patchType": "ApplyConfiguration",
+            "applyConfiguration": { "expression": "Object{spec: Object.spec{paused: true}}" },
+        }],
+    });
+    vec![
+        object(policy, HOLD_POLICY, json!({ "spec": spec })),
+        object(binding, HOLD_POLICY, json!({ "spec": { "policyName": HOLD_POLICY } })),
+    ]
+}
+
+/// The policies that look, with their bindings.
+pub fn validating() -> Vec<Value> {
+    let mut all = vec![
+        author(),
+        object(
+            Kind::ValidatingAdmissionPolicyBinding,
+            "wade-author",
+            json!({ "spec": { "policyName": "wade-author", "validationActions": ["Deny"] } }),
+        ),
+        commander(),
+        object(
+            Kind::ValidatingAdmissionPolicyBinding,
+            "wade-commander",
+            json!({ "spec": { "policyName": "wade-commander", "validationActions": ["Deny"] } }),
+        ),
+        guard(),
+    ];
+    all.extend(warn_or_deny("wade-guard", None));
+    all.push(images());
+    all.extend(warn_or_deny("wade-images", None));
+    all.push(freeze());
+    // Freezes of the object's own namespace, and those that count for all.
+    all.extend(warn_or_deny("wade-freeze", Some(None)));
+    all.extend(warn_or_deny("wade-freeze", Some(Some(SYSTEM))));
+    all
+}
+
+fn deployments(operations: &[&str]) -> Value {
+    json!({ "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": operations })
+}
+
+fn releases() -> Value {
+    json!({
+        "apiGroups": ["wade.dev"], "apiVersions": ["v1alpha1"], "resources": ["releases"], "operations": ["CREATE"],
+    })
+}
+
+/// A release runs.
+fn releasing() -> String {
+    format!("'{RELEASE}' in oldObject.metadata.?annotations.orValue({{}})")
+}
+
+/// It was paused, and is not any more.
+fn unpaused() -> &'static str {
+    "oldObject.spec.?paused.orValue(false) && !object.spec.?paused.orValue(false)"
+}
+
+/// The write is not one of Wade's, each of which changes this annotation.
+fn not_wade() -> String {
+    let of = |object: &str| format!("{object}.metadata.?annotations[?'{WRITE}'].orValue('')");
+    format!(
+        "{new} == '' || {new} == {old}",
+        new = of("object"),
+        old = of("oldObject")
+    )
+}
+
+/// Nobody asks for a release in another's name. The daemon may, for callers of its API whom it has authenticated.
+fn author() -> Value {
+    let spec = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": { "resourceRules": [releases()] },
+        "validations": [{
+            "expression": format!(
+                "object.spec.by == request.userInfo.username || request.userInfo.username == '{}'",
+                rights::user()
+            ),
+            "messageExpression": "'spec.by is ' + object.spec.by + ', but you are ' + request.userInfo.username + ': write your own name, the audit goes by it'",
+            "reason": "Forbidden",
+        }],
+    });
+    object(Kind::ValidatingAdmissionPolicy, "wade-author", json!({ "spec": spec }))
+}
+
+/// Nobody steers a release in another's name either. Commands wait in the record as JSON, in one line of text; what is
+/// added there must name its writer. Quotes in a reason are escaped, so they cannot look like a name.
+fn commander() -> Value {
+    let commands = |object: &str| format!("{object}.?data[?'commands'].orValue('').findAll('\"user\":\"[^\"]*\"')");
+    let spec = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {
+            "resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE", "UPDATE"],
+            }],
+            "objectSelector": { "matchLabels": { PART: "record" } },
+        },
+        "variables": [
+            { "name": "waiting", "expression": commands("object") },
+            { "name": "before", "expression": format!("oldObject == null ? [] : {}", commands("oldObject")) },
+            { "name": "own", "expression": "'\"user\":\"' + request.userInfo.username + '\"'" },
+        ],
+        "validations": [{
+            "expression": format!(
+                "request.userInfo.username == '{}' || variables.waiting.all(user, user == variables.own \
+                 || variables.waiting.filter(u, u == user).size() <= variables.before.filter(u, u == user).size())",
+                rights::user()
+            ),
+            "messageExpression": "'a command is recorded under the name of who gives it, and you are ' + request.userInfo.username",
+            "reason": "Forbidden",
+        }],
+    });
+    object(
+        Kind::ValidatingAdmissionPolicy,
+        "wade-commander",
+        json!({ "spec": spec }),
+    )
+}
+
+/// `kubectl rollout resume` in mid-release, where no policy pauses it again.
+fn guard() -> Value {
+    let spec = json!({
+        "failurePolicy": "Ignore",
+        "matchConstraints": {
+            "resourceRules": [deployments(&["UPDATE"])],
+            "objectSelector": { "matchLabels": { HOLD: "true" } },
+        },
+        "matchConditions": [{ "name": "not-wade", "expression": not_wade() }],
+        "validations": [{
+            "expression": format!("!({}) || !({})", releasing(), unpaused()),
+            "messageExpression": "'a release of deployment ' + object.metadata.name + ' is running: use `wade promote` or `wade abort`, not `kubectl rollout resume`'",
+        }],
+    });
+    object(Kind::ValidatingAdmissionPolicy, "wade-guard", json!({ "spec": spec }))
+}
+
+/// Images without a tag, or with one that moves.
+fn images() -> Value {
+    let spec = json!({
+        "failurePolicy": "Ignore",
+        "matchConstraints": {
+            "resourceRules": [deployments(&["CREATE", "UPDATE"])],
+            "objectSelector": { "matchLabels": { HOLD: "true" } },
+        },
+        "matchConditions": [{
+            "name": "template-changed",
+            "expression": "oldObject == null || object.spec.template != oldObject.spec.template",
+        }],
+        "variables": [{
+            "name": "loose",
+            "expression": "(object.spec.template.spec.containers.map(c, c.image) + object.spec.template.spec.?initContainers.orValue([]).map(c, c.image))\
+                           .filter(i, !i.contains('@') && (!i.split('/')[i.split('/').size() - 1].contains(':') || i.endsWith(':latest')))",
+        }],
+        "validations": [{
+            "expression": "variables.loose.size() == 0",
+            "messageExpression": "'an image that may change under its name cannot be released or gone back to: ' + variables.loose.join(', ') + '; write a tag or a digest'",
+        }],
+    });
+    object(Kind::ValidatingAdmissionPolicy, "wade-images", json!({ "spec": spec }))
+}
+
+/// Changes while a Freeze lasts. The daemon holds Releases to it by the clock; this says so at once, to whoever writes.
+fn freeze() -> Value {
+    let within = "(!has(params.spec.from) || at >= params.spec.from) && at <= params.spec.until";
+    let on = |list: &str| format!("{list}.exists(at, {within})");
+    let spec = json!({
+        "failurePolicy": "Ignore",
+        "paramKind": { "apiVersion": Kind::Freeze.api_version(), "kind": Kind::Freeze.name() },
+        "matchConstraints": { "resourceRules": [releases(), deployments(&["UPDATE"])] },
+        "matchConditions": [
+            {
+                "name": "held-or-asked",
+                "expression": format!("request.resource.resource == 'releases' || object.metadata.?labels[?'{HOLD}'].orValue('') == 'true'"),
+            },
+            {
+                "name": "something-new",
+                "expression": "request.resource.resource == 'releases' ? object.spec.?target.orValue('deploy') != 'rollback' : object.spec.template != oldObject.spec.template",
+            },
+            { "name": "not-wade", "expression": format!("request.resource.resource == 'releases' || {}", not_wade()) },
+        ],
+        "variables": [
+            { "name": "release", "expression": "request.resource.resource == 'releases'" },
+            { "name": "rollout", "expression": "variables.release ? object.spec.rollout : object.metadata.name" },
+            {
+                "name": "excepted",
+                "expression": "params.spec.?except.orValue([]).exists(e, e == variables.rollout || e == request.namespace + '/' + variables.rollout) \
+                               || (variables.release && object.spec.?emergency.orValue(false) && params.spec.?emergencies.orValue('allowed') == 'allowed')",
+            },
+            {
+                "name": "frozen",
+                "expression": format!(
+                    "variables.release ? {} : ({} && !object.metadata.?managedFields.orValue([]).exists(m, has(m.time) && m.time > params.spec.until))",
+                    on("[object.metadata.creationTimestamp]"),
+                    on("object.metadata.?managedFields.orValue([]).filter(m, has(m.time)).map(m, m.time)"),
+                ),
+            },
+        ],
+        "validations": [{
+            "expression": "variables.excepted || !variables.frozen",
+            "messageExpression": "'freeze ' + params.metadata.namespace + '/' + params.metadata.name + ' of ' + params.spec.by + ' until ' + string(params.spec.until) + ': ' + params.spec.reason",
+        }],
+    });
+    object(Kind::ValidatingAdmissionPolicy, "wade-freeze", json!({ "spec": spec }))
+}
+
+/// Two bindings: one that warns, and one that refuses where that is opted in to. `freezes` asks for the Freezes of the
+/// object's own namespace, or of the one that is named.
+fn warn_or_deny(policy: &str, freezes: Option<Option<&str>>) -> [Value; 2] {
+    [("warn", "NotIn", "Warn"), ("deny", "In", "Deny")].map(|(word, operator, action)| {
+        let mut spec = json!({
+            "policyName": policy,
+            "validationActions": [action],
+            "matchResources": { "namespaceSelector": { "matchExpressions": [
+                { "key": ENFORCE, "operator": operator, "values": ["true"] },
+            ]}},
+        });
+        let mut name = format!("{policy}-{word}");
+        if let Some(namespace) = freezes {
+            spec["paramRef"] = json!({ "selector": {}, "parameterNotFoundAction": "Allow" });
+            if let Some(namespace) = namespace {
+                spec["paramRef"]["namespace"] = json!(namespace);
+                name = format!("{policy}-all-{word}");
+            }
+        }
+        object(Kind::ValidatingAdmissionPolicyBinding, &name, json!({ "spec": spec }))
+    })
+}

@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
+}
+
+/// What lies below a folder, by path.
+fn lying(folder: &Path, below: &Path, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            lying(&path, below, found);
+        } else {
+            let name = path.strip_prefix(below).expect("it lies below").display().to_string();
+            found.insert(name, fs::read_to_string(&path).expect("it is text"));
+        }
+    }
+}
+
+#[test]
+fn what_lies_in_deploy_is_what_is_installed() {
+    let files = files::all();
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        for (path, text) in &files {
+            let path = deploy().join(path);
+            fs::create_dir_all(path.parent().expect("it is in a folder")).expect("a folder");
+            fs::write(path, text).expect("a file");
+        }
+    }
+    for folder in ["manifests", "chart"] {
+        let mut found = BTreeMap::new();
+        lying(&deploy().join(folder), &deploy(), &mut found);
+        for (path, text) in &found {
+            assert!(
+                files.get(path) == Some(text),
+                "deploy/{path} is not what src/install/ makes; UPDATE_EXPECT=1 writes it anew"
+            );
+        }
+        let wanted = files.keys().filter(|path| path.starts_with(folder)).count();
+        assert_eq!(found.len(), wanted, "a file is missing in deploy/{folder}");
+    }
+}
+
+#[test]
+fn files_say_the_same_as_the_objects() {
+    let settings = Settings {
+        hold: HoldApi::V1Beta1,
+        ..Settings::default()
+    };
+    let mut written: Vec<Value> = Vec::new();
+    let files = files::all();
+    for (path, text) in files.iter().filter(|(path, _)| path.starts_with("manifests/")) {
+        if path.ends_with("hold/v1.yaml") {
+            continue;
+        }
+        for document in text.split("---\n").skip(1) {
+            written
+                .push(serde_saphyr::from_str(document).unwrap_or_else(|error| panic!("{path}: {error}\n{document}")));
+        }
+    }
+    let objects = manifests(&settings);
+    assert_eq!(written.len(), objects.len());
+    for object in &objects {
+        assert!(written.contains(object), "{object}");
+    }
+}
+
+#[test]
+fn every_object_has_a_kind_and_one_name() {
+    let settings = Settings {
+        hold: HoldApi::V1,
+        ..Settings::default()
+    };
+    let mut names = std::collections::BTreeSet::new();
+    for object in manifests(&settings) {
+        let kind = kind_of(&object).unwrap_or_else(|| panic!("no kind for {object}"));
+        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        assert!(names.insert((kind, name.clone())), "{kind:?} {name} is there twice");
+    }
+}
+
+/// Every right that the daemon has in the whole cluster.
+fn granted() -> Vec<Value> {
+    rights::all()
+        .into_iter()
+        .filter(|object| matches!(object["metadata"]["name"].as_str(), Some("wade" | "wade-watch")))
+        .filter(|object| object["kind"] == "ClusterRole")
+        .flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn the_daemon_has_no_wildcards_no_secrets_and_no_way_to_more_rights() {
+    let granted = granted();
+    assert!(granted.len() > 20);
+    for rule in &granted {
+        let text = rule.to_string();
+        for banned in [
+            "\"*\"",
+            "secrets",
+            "pods/exec",
+            "pods/proxy",
+            "serviceaccounts",
+            "impersonate",
+            "escalate",
+            "\"bind\"",
+            "jobs",
+        ] {
+            assert!(!text.contains(banned), "{banned} in {text}");
+        }
+        let writes = ["create", "update", "patch", "delete"]
+            .iter()
+            .any(|verb| text.contains(&format!("\"{verb}\"")));
+        let group = rule["apiGroups"][0].as_str().unwrap_or_default();
+        assert!(
+            !(writes && group.starts_with("rbac") || writes && group.starts_with("admission")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn whatever_a_release_takes_the_daemon_may() {
+    let granted = granted();
+    for need in crate::cluster::rbac::needed_always("app") {
+        let right = need.right;
+        let has = granted.iter().any(|rule| {
+            let says = |field: &str, word: &str| rule[field].as_array().into_iter().flatten().any(|said| said == word);
+            says("apiGroups", &right.group) && says("resources", &right.resource) && says("verbs", &right.verb)
+        });
+        assert!(has, "{right}");
+    }
+}
+
+#[test]
+fn the_image_and_the_manifests_agree() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dockerfile = fs::read_to_string(root.join("Dockerfile")).expect("there is a Dockerfile");
+    let last = dockerfile.rsplit("\nFROM ").next().expect("it has a last stage");
+    let user = format!("USER {0}:{0}", workload::USER);
+    assert!(last.lines().any(|line| line == user), "{user}");
+    let entrypoint = format!("ENTRYPOINT [\"{}\"]", workload::ENTRYPOINT);
+    assert!(last.lines().any(|line| line == entrypoint), "{entrypoint}");
+    // The image that the cluster tests write without a builder.
+    let image = fs::read_to_string(root.join("tests/cluster/node/image.py")).expect("it is there");
+    assert!(image.contains(&format!("USER = \"{0}:{0}\"", workload::USER)));
+    let deployment = workload::deployment(&Settings::default());
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["securityContext"]["runAsUser"], workload::USER);
+    assert_eq!(pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"], true);
+    assert_eq!(pod["containers"][0].get("command"), None, "the image's own entrypoint");
+}
+
+#[test]
+fn the_chart_refers_to_values_that_exist() {
+    let files = files::all();
+    let values: Value = serde_saphyr::from_str(&files["chart/values.yaml"]).expect("values are YAML");
+    let mut used = 0;
+    for (path, text) in files.iter().filter(|(path, _)| path.starts_with("chart/templates/")) {
+        assert_eq!(text.matches("{{").count(), text.matches("}}").count(), "{path}");
+        assert!(
+            !text.contains('@') || path.ends_with("policies.yaml"),
+            "a mark is left in {path}"
+        );
+        for reference in text.split(".Values.").skip(1) {
+            let end = reference.find([' ', '}', '\n']).unwrap_or(reference.len());
+            let pointer = format!("/{}", reference[..end].replace('.', "/"));
+            assert!(values.pointer(&pointer).is_some(), "{path}: {pointer}");
+            used += 1;
+        }
+    }
+    assert_eq!(used, 6);
+}

@@ -1,0 +1,420 @@
+//! What is known of the whole cluster: every Rollout, Release and Deployment, each as the few facts that a decision needs.
+//!
+//! Watched once for the whole cluster, so that a thousand idle rollouts cost no request and, since of each object only a
+//! sketch is kept, little memory. What is needed beyond that is read when a release begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::StreamExt;
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::apiserver::value::{annotation, count, flag, label, name, number, text, uid};
+use crate::apiserver::{ApiError, ApiServer, Kind, Seen, Selection};
+use crate::crd;
+use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, managers, template, workload};
+use crate::spec::Workload;
+
+/// An object of some namespace.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for At {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// What of a Rollout object is kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicySketch {
+    /// Where it is.
+    pub at: At,
+    /// Its uid.
+    pub uid: String,
+    /// Which version of its spec.
+    pub generation: u64,
+    /// The Deployment that it is about, or every fault of it.
+    pub deployment: Result<String, String>,
+    /// Its status as it stands there, so that nothing is written that stands there already.
+    pub status: String,
+    /// It is on its way out, and waits for Wade to let go.
+    pub leaving: bool,
+}
+
+impl PolicySketch {
+    /// The Deployment that it is about; one of its own name as long as it does not say.
+    pub fn about(&self) -> At {
+        At {
+            namespace: self.at.namespace.clone(),
+            name: self.deployment.clone().unwrap_or_else(|_| self.at.name.clone()),
+        }
+    }
+}
+
+/// What of a Deployment is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeploymentSketch {
+    /// Its uid.
+    pub uid: String,
+    /// `spec.paused`.
+    pub paused: bool,
+    /// Who says so, if somebody does: a policy of the API server leaves no name.
+    pub paused_by: Option<String>,
+    /// A release holds it.
+    pub held: bool,
+    /// Wade has left it paused, because its template is not Wade's to put back.
+    pub left_paused: bool,
+    /// It carries the label by which the policy pauses it.
+    pub labelled: bool,
+    /// What its pod template comes to.
+    pub template: String,
+    /// Who wrote the template last.
+    pub writer: Option<String>,
+    /// All its pods are of this template, and available.
+    pub complete: bool,
+    /// How many pods it wants.
+    pub replicas: u32,
+}
+
+/// What of a Release object is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AskSketch {
+    /// The Rollout.
+    pub rollout: String,
+    /// Nobody has taken it up yet.
+    pub pending: bool,
+    /// The release's number, once it has one.
+    pub number: Option<u64>,
+    /// It is over.
+    pub over: bool,
+}
+
+/// The cluster as it is watched. Dropping it ends the watches.
+pub struct Fleet {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    known: Mutex<Known>,
+    wake: Notify,
+    synced: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    policies: BTreeMap<At, PolicySketch>,
+    deployments: BTreeMap<At, DeploymentSketch>,
+    asks: BTreeMap<At, AskSketch>,
+    /// Deployments about which something has changed.
+    dirty: BTreeSet<At>,
+    synced: BTreeSet<Kind>,
+    trouble: BTreeMap<Kind, ApiError>,
+}
+
+/// Label of a Release object that asks for nothing: it shows a release that somebody began in another way.
+pub const SHOWN: &str = "wade.dev/shown";
+/// The kinds that are watched.
+const WATCHED: [Kind; 3] = [Kind::Rollout, Kind::Deployment, Kind::Release];
+
+impl Fleet {
+    /// Begins to watch: the whole cluster if `api`'s namespace is empty, else that namespace alone.
+    pub fn start(api: &ApiServer) -> Self {
+        let shared = Arc::new(Shared::default());
+        let tasks = vec![
+            follow(api, Kind::Rollout, policy, Arc::clone(&shared), |known, at, sketch| {
+                let before = known.policies.get(&at).cloned();
+                for one in before.iter().chain(sketch.as_ref()) {
+                    // Its own status is no news.
+                    let same = before.as_ref().zip(sketch.as_ref()).is_some_and(|(before, now)| {
+                        (before.generation, before.leaving) == (now.generation, now.leaving) && before.uid == now.uid
+                    });
+                    if !same {
+                        known.dirty.insert(one.about());
+                    }
+                }
+                put(&mut known.policies, at, sketch);
+            }),
+            follow(
+                api,
+                Kind::Deployment,
+                deployment,
+                Arc::clone(&shared),
+                |known, at, sketch| {
+                    if known.deployments.get(&at) != sketch.as_ref() {
+                        known.dirty.insert(at.clone());
+                    }
+                    put(&mut known.deployments, at, sketch);
+                },
+            ),
+            follow(api, Kind::Release, ask, Arc::clone(&shared), |known, at, sketch| {
+                if let Some(sketch) = sketch.as_ref().filter(|sketch| sketch.pending) {
+                    let about = At {
+                        namespace: at.namespace.clone(),
+                        name: sketch.rollout.clone(),
+                    };
+                    let about = known.policies.get(&about).map_or(about, PolicySketch::about);
+                    known.dirty.insert(about);
+                }
+                put(&mut known.asks, at, sketch);
+            }),
+        ];
+        Self { shared, tasks }
+    }
+
+    /// Waits until everything has been listed once.
+    pub async fn synced(&self) {
+        loop {
+            let changed = self.shared.synced.notified();
+            if self.is_synced() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether everything has been listed once.
+    pub fn is_synced(&self) -> bool {
+        self.known().synced.len() == WATCHED.len()
+    }
+
+    /// What is wrong with a watch now.
+    pub fn trouble(&self) -> Option<ApiError> {
+        self.known().trouble.values().next().cloned()
+    }
+
+    /// How many watches are told everything, and how many are not.
+    pub fn watches(&self) -> (usize, usize) {
+        let known = self.known();
+        let broken = WATCHED
+            .iter()
+            .filter(|kind| known.trouble.contains_key(kind) || !known.synced.contains(kind))
+            .count();
+        (WATCHED.len() - broken, broken)
+    }
+
+    /// Waits for news.
+    pub async fn changed(&self) {
+        self.shared.wake.notified().await;
+    }
+
+    /// Everything about which there is news since the last call.
+    pub fn take_dirty(&self) -> BTreeSet<At> {
+        std::mem::take(&mut self.known().dirty)
+    }
+
+    /// Looks at these again.
+    pub fn mark(&self, which: impl IntoIterator<Item = At>) {
+        self.known().dirty.extend(which);
+        self.shared.wake.notify_one();
+    }
+
+    /// Looks at everything again.
+    pub fn mark_all(&self) {
+        {
+            let mut known = self.known();
+            let all: Vec<At> = known.deployments.keys().cloned().collect();
+            let missing: Vec<At> = known.policies.values().map(PolicySketch::about).collect();
+            known.dirty.extend(all);
+            known.dirty.extend(missing);
+        }
+        self.shared.wake.notify_one();
+    }
+
+    /// The Deployment.
+    pub fn deployment(&self, at: &At) -> Option<DeploymentSketch> {
+        self.known().deployments.get(at).cloned()
+    }
+
+    /// Every Deployment that a release holds.
+    pub fn held(&self) -> Vec<At> {
+        let known = self.known();
+        let held = known.deployments.iter().filter(|(_, deployment)| deployment.held);
+        held.map(|(at, _)| at.clone()).collect()
+    }
+
+    /// Every Rollout about this Deployment, by name: there should be one.
+    pub fn policies(&self, at: &At) -> Vec<PolicySketch> {
+        let known = self.known();
+        known
+            .policies
+            .values()
+            .filter(|policy| policy.about() == *at)
+            .cloned()
+            .collect()
+    }
+
+    /// How many Rollouts there are.
+    pub fn rollouts(&self) -> usize {
+        self.known().policies.len()
+    }
+
+    /// Every Rollout with its Deployment.
+    pub fn all_policies(&self) -> Vec<PolicySketch> {
+        self.known().policies.values().cloned().collect()
+    }
+
+    /// The Release objects about a Deployment, by name.
+    pub fn asks(&self, at: &At) -> Vec<(String, AskSketch)> {
+        let known = self.known();
+        let names: Vec<&str> = known
+            .policies
+            .values()
+            .filter(|policy| policy.about() == *at)
+            .map(|policy| policy.at.name.as_str())
+            .collect();
+        let about = known
+            .asks
+            .iter()
+            .filter(|(ask, sketch)| ask.namespace == at.namespace && names.contains(&sketch.rollout.as_str()));
+        about.map(|(ask, sketch)| (ask.name.clone(), sketch.clone())).collect()
+    }
+
+    /// A status as it was written: it counts at once.
+    pub fn wrote_status(&self, policy: &At, status: &str) {
+        if let Some(known) = self.known().policies.get_mut(policy) {
+            status.clone_into(&mut known.status);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+fn put<T>(into: &mut BTreeMap<At, T>, at: At, sketch: Option<T>) {
+    match sketch {
+        Some(sketch) => {
+            into.insert(at, sketch);
+        }
+        None => {
+            into.remove(&at);
+        }
+    }
+}
+
+/// Follows one kind; `set` is told of each change, with `None` for what is gone.
+fn follow<T: Send + 'static>(
+    api: &ApiServer,
+    kind: Kind,
+    sketch: fn(&Value) -> T,
+    shared: Arc<Shared>,
+    set: impl Fn(&mut Known, At, Option<T>) + Send + 'static,
+) -> JoinHandle<()> {
+    let stream = api.watch_as(kind, &Selection::default(), move |object| {
+        (place(&object), sketch(&object))
+    });
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(stream);
+        let mut there: BTreeSet<At> = BTreeSet::new();
+        while let Some(event) = stream.next().await {
+            {
+                let mut known = shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+                match event {
+                    Ok(seen) => {
+                        known.trouble.remove(&kind);
+                        match seen {
+                            Seen::All(objects) => {
+                                let now: BTreeSet<At> = objects.iter().map(|(at, _)| at.clone()).collect();
+                                for gone in there.difference(&now) {
+                                    set(&mut known, gone.clone(), None);
+                                }
+                                for (at, sketch) in objects {
+                                    set(&mut known, at, Some(sketch));
+                                }
+                                there = now;
+                                known.synced.insert(kind);
+                            }
+                            Seen::Object((at, sketch)) => {
+                                there.insert(at.clone());
+                                set(&mut known, at, Some(sketch));
+                            }
+                            Seen::Gone((at, _)) => {
+                                there.remove(&at);
+                                set(&mut known, at, None);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        known.trouble.insert(kind, error);
+                    }
+                }
+            }
+            shared.synced.notify_waiters();
+            shared.wake.notify_one();
+        }
+    })
+}
+
+fn place(object: &Value) -> At {
+    At {
+        namespace: text(object, "/metadata/namespace").to_owned(),
+        name: name(object).to_owned(),
+    }
+}
+
+fn policy(object: &Value) -> PolicySketch {
+    let deployment = match crd::rollout::read(object) {
+        Ok(rollout) => match rollout.spec.workload {
+            Workload::Deployment(name) => Ok(name),
+            Workload::Process(_) => Err("spec.workload: a process cannot run in a cluster".to_owned()),
+        },
+        Err(faults) => Err(faults.to_string()),
+    };
+    PolicySketch {
+        at: place(object),
+        uid: uid(object).to_owned(),
+        generation: number(object, "/metadata/generation").unwrap_or(0),
+        deployment,
+        status: object.get("status").map(Value::to_string).unwrap_or_default(),
+        leaving: object.pointer("/metadata/deletionTimestamp").is_some(),
+    }
+}
+
+fn deployment(object: &Value) -> DeploymentSketch {
+    let replicas = workload::replicas(object);
+    let seen = count(object, "/status/observedGeneration") >= count(object, "/metadata/generation");
+    let all = ["replicas", "updatedReplicas", "availableReplicas"]
+        .iter()
+        .all(|what| count(object, &format!("/status/{what}")) == replicas);
+    DeploymentSketch {
+        uid: uid(object).to_owned(),
+        paused: flag(object, "/spec/paused"),
+        paused_by: managers::managers_of(object, &["spec", "paused"])
+            .first()
+            .map(|manager| manager.manager.clone()),
+        held: annotation(object, RELEASE).is_some(),
+        left_paused: annotation(object, LEFT_PAUSED).is_some(),
+        labelled: label(object, HOLD) == Some("true"),
+        template: template::hash(&template::without_hash(&object["spec"]["template"])),
+        writer: managers::last_writer(object, &["spec", "template"]),
+        complete: seen && all,
+        replicas,
+    }
+}
+
+fn ask(object: &Value) -> AskSketch {
+    AskSketch {
+        rollout: text(object, "/spec/rollout").to_owned(),
+        pending: text(object, "/status/phase").is_empty() && label(object, SHOWN).is_none(),
+        number: number(object, "/status/number"),
+        over: !text(object, "/status/outcome").is_empty(),
+    }
+}
