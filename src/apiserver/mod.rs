@@ -242,6 +242,15 @@ impl ApiServer {
         }
     }
 
+    /// The same cluster, with its pods reached by their addresses: for a daemon that runs in its network.
+    #[must_use]
+    pub fn from_inside(&self) -> Self {
+        Self {
+            inside: true,
+            ..self.clone()
+        }
+    }
+
     /// The namespace that everything happens in.
     pub fn namespace(&self) -> &str {
         &self.namespace

@@ -60,6 +60,9 @@ pub struct ClusterArgs {
     /// The kubeconfig file; KUBECONFIG, ~/.kube/config or the pod's own account if left out
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+    /// Where a daemon of Wade lives, if one does: it is asked then; wade-system if left out
+    #[arg(long, env = "WADE_HOME_NAMESPACE", value_name = "NAME", hide_env_values = true)]
+    pub home: Option<String>,
 }
 
 impl ClusterArgs {
@@ -157,6 +160,10 @@ impl Connection {
             return Ok((client, said.to_owned()));
         }
         let api = self.cluster.api().await?;
+        let options = Options {
+            home: self.cluster.home.clone(),
+            ..options
+        };
         let cluster = Arc::new(Cluster::new(api, observed(options), Arc::new(SystemClock))?);
         let own = deployment(said).unwrap_or(said).to_owned();
         Ok((Client::over(Arc::new(cluster), false), own))

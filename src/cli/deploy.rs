@@ -173,6 +173,8 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         strategy: revision.strategy.clone(),
         strategies: Default::default(),
         notify: revision.notify.clone(),
+        home: None,
+        confined: None,
         time_left: revision
             .time_left
             .map(Span::signed)

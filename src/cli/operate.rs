@@ -15,13 +15,14 @@ use super::follow::Interrupts;
 use super::pipeline::environment;
 use super::screen::{Format, Screen};
 use crate::clock::SystemClock;
+use crate::operator::consider::HoldMode;
 use crate::operator::{HOME, Operator, Settings, probes};
 use crate::telemetry::{self, Telemetry};
 
 /// What a daemon of a cluster is told.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "In a cluster")]
-pub(super) struct Args {
+pub(super) struct OperateArgs {
     /// Look after a Kubernetes cluster: its Rollout objects, instead of files and processes
     #[arg(long)]
     cluster: bool,
@@ -40,6 +41,9 @@ pub(super) struct Args {
     /// Where /healthz, /readyz and /metrics are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
     probes: SocketAddr,
+    /// How changes by others are kept from rolling out by themselves
+    #[arg(long, value_enum, default_value_t, value_name = "WAY")]
+    hold: Hold,
     /// Releases at once, in all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     most_releases: usize,
@@ -48,25 +52,43 @@ pub(super) struct Args {
     most_per_namespace: usize,
 }
 
-impl Args {
+/// How changes by others are held.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Hold {
+    /// By the policy `wade-hold` if it is installed, else by keeping Deployments paused
+    #[default]
+    Auto,
+    /// By the policy, which somebody else installs
+    Policy,
+    /// By keeping Deployments paused between releases
+    Paused,
+}
+
+impl OperateArgs {
     pub(super) fn is_cluster(&self) -> bool {
         self.cluster
     }
 }
 
-pub(super) async fn operate(args: Args) -> Result<Exit, Failure> {
+pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
     let mut interrupts = Interrupts::new()?;
     let connection = ClusterArgs {
         namespace: Some(args.home.clone()),
         context: args.context.clone(),
         kubeconfig: args.kubeconfig.clone(),
+        home: None,
     };
-    let home = connection.api().await?;
+    let home = connection.api().await?.from_inside();
     let place = home.in_namespace(args.only_namespace.as_deref().unwrap_or_default());
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     let settings = Settings {
         identity: format!("{}-{}", host.trim(), unique.split('-').next().unwrap_or_default()),
+        hold: match args.hold {
+            Hold::Auto => None,
+            Hold::Policy => Some(HoldMode::Policy),
+            Hold::Paused => Some(HoldMode::Paused),
+        },
         most_releases: args.most_releases.max(1),
         most_per_namespace: args.most_per_namespace.max(1),
         telemetry: Telemetry::new(telemetry::Settings::from_env(environment)),

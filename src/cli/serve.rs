@@ -71,7 +71,7 @@ pub(super) struct Args {
     #[arg(long)]
     stop_processes: bool,
     #[command(flatten)]
-    operate: super::operate::Args,
+    operate: super::operate::OperateArgs,
 }
 
 pub(super) fn run(args: Args) -> ExitCode {

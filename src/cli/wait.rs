@@ -52,7 +52,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 async fn until(cluster: &Cluster, name: &str, screen: &Screen) -> Result<Exit, Failure> {
     let mut said = String::new();
     loop {
-        let what = match answered(cluster.waits_for(name)).await {
+        let what = match Box::pin(answered(cluster.waits_for(name))).await {
             Ok(Waiting::Nothing { last: None }) => {
                 if !screen.is_json() {
                     screen.text(&format!(

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::confine::OnlyAllowed;
 use super::door::{running, unavailable};
 use super::{Carrying, Cluster, NOTICES, problem, told};
 use crate::apiserver::view::View;
@@ -204,7 +205,7 @@ impl Cluster {
     }
 
     /// Drives `record`'s release in the background, holding `lease`.
-    pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, record: ReleaseRecord) -> Result<(), Problem> {
+    pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, mut record: ReleaseRecord) -> Result<(), Problem> {
         let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
             problem(
                 ProblemKind::Unavailable,
@@ -223,6 +224,9 @@ impl Cluster {
         let (notices, _) = broadcast::channel(NOTICES);
         let (urgent, stop) = (Urgent::default(), CancellationToken::new());
         let key = record.key.clone();
+        if let Some(command) = self.confine(&mut record) {
+            urgent.set(&key, command);
+        }
         let drive = Drive {
             cluster: Arc::clone(self),
             lease,
@@ -317,7 +321,10 @@ impl Drive {
         }
         let told = Told {
             wanted: record.plan.notify.clone(),
-            secrets: Arc::new(InNamespace(self.cluster.api.clone())),
+            secrets: Arc::new(OnlyAllowed {
+                secrets: InNamespace(self.cluster.api.clone()),
+                confined: self.cluster.options.confined.clone(),
+            }),
             client: self.cluster.client.clone(),
             patience: Patience::default(),
         };

@@ -79,6 +79,7 @@ impl Cluster {
         )
         .map_err(|faults| problem(ProblemKind::Conflict, faults.join("\n")))?;
         admission.report.refusals.extend(self.missing_config(&template).await);
+        admission.report.refusals.extend(self.refused(&admission.plan));
         Ok(Worked {
             found,
             probe,

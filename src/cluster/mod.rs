@@ -15,6 +15,7 @@ pub mod admit;
 pub mod before;
 pub mod carry;
 pub mod check;
+mod confine;
 pub mod door;
 pub mod find;
 mod follower;
@@ -39,6 +40,7 @@ use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Actor;
 use crate::plan::Plan;
+use crate::spec::targets::AllowedHosts;
 use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
@@ -63,8 +65,12 @@ pub struct Options {
     pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
+    /// The namespace in which a daemon lives, if it is not the usual one.
+    pub home: Option<String>,
     /// How long the caller's own time goes on (its job, its token); a plan that takes longer is refused.
     pub time_left: Option<jiff::SignedDuration>,
+    /// What a daemon keeps to, which acts on what others wrote; a step has its caller's own rights, and keeps to nothing.
+    pub confined: Option<AllowedHosts>,
     /// What counts the releases that this process carries, and tells the cluster of them.
     pub telemetry: Option<Arc<Telemetry>>,
     /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).

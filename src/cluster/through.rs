@@ -94,10 +94,10 @@ impl Cluster {
 
     /// Whether the Lease of the daemon's leader is fresh.
     async fn daemon_lives(&self) -> bool {
-        let home = std::env::var("WADE_HOME_NAMESPACE").unwrap_or_else(|_| HOME.to_owned());
+        let home = self.options.home.as_deref().unwrap_or(HOME);
         let lease = self
             .api
-            .in_namespace(&home)
+            .in_namespace(home)
             .get(Kind::Lease, &configmap::name(leader::LEADER))
             .await;
         let Ok(Some(lease)) = lease else { return false };

@@ -68,6 +68,8 @@ fn release() -> Value {
         spec["properties"][field]["maxProperties"] = json!(64);
         spec["properties"][field]["additionalProperties"]["maxLength"] = json!(4096);
     }
+    // Whoever has no reason may say so.
+    spec["properties"]["reason"]["nullable"] = json!(true);
     for field in ["commit", "author", "url"] {
         spec["properties"]["pipeline"]["properties"][field]["maxLength"] = json!(2048);
     }
@@ -125,7 +127,7 @@ fn freeze() -> Value {
 /// Wherever a strategy has steps, their weights rise.
 fn rising(strategy: &mut Value) {
     let rule = json!({
-        "rule": "self.filter(s, has(s.weight)).map(s, double(s.weight.replace('%', '').trim())).isSorted()",
+        "rule": "self.map(s, has(s.weight), double(s.weight.replace('%', ''))).isSorted()",
         "message": "weights rise from step to step",
     });
     for shape in ["canary", "ab", "shadow"] {

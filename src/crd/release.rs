@@ -1,7 +1,8 @@
 //! `Release`: what is asked of the daemon, and what shows how far it is.
 //!
-//! Whoever creates one asks for a release, as `wade deploy` does; the spec never changes afterwards. A change that
-//! somebody else made to the Deployment gets one from the daemon (`target: held`). The record itself, with its evidence,
+//! Whoever creates one asks for a release, as `wade deploy` does; the spec never changes afterwards. A release that
+//! nobody asked for by one (a change that somebody made to the Deployment) gets one from the daemon, which asks for
+//! nothing and only shows (`target: held`). The record itself, with its evidence,
 //! stays where the step keeps it (a ConfigMap), so that step and daemon can hand over to each other.
 
 use std::collections::BTreeMap;
@@ -30,8 +31,8 @@ pub struct ReleaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub reason: Option<String>,
-    /// Which way: `deploy` (the image, images and env below), `held` (what the paused Deployment says already),
-    /// `rollback` or `retry`.
+    /// Which way: `deploy` (the image, images and env below), `rollback` or `retry`. `held` is the daemon's: it shows a
+    /// release of what the Deployment says already.
     #[serde(default)]
     pub target: Target,
     /// For `rollback`: to what this release promoted; to the revision before the present one if not said.
@@ -53,6 +54,9 @@ pub struct ReleaseSpec {
     /// A stage that ends without proof asks a person instead of going on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub require_proof: bool,
+    /// What `DEPLOY_WINDOW` says where the request comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy_window: Option<bool>,
     /// Run both versions side by side even where that looks unsafe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_parallel: bool,
@@ -68,7 +72,7 @@ pub enum Target {
     /// The image, images and environment that the Release names.
     #[default]
     Deploy,
-    /// What the paused Deployment says already.
+    /// What the held Deployment says already; only the daemon writes it, to show such a release.
     Held,
     /// Back to an earlier revision.
     Rollback,
@@ -89,9 +93,6 @@ pub struct PipelineRef {
     /// The pipeline's page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// What `DEPLOY_WINDOW` says there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deploy_window: Option<bool>,
     /// The W3C trace context that the release's trace joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
@@ -161,7 +162,7 @@ impl ReleaseSpec {
             reason: self.reason.clone(),
             emergency: self.emergency,
             require_proof: self.require_proof,
-            deploy_window: pipeline.deploy_window,
+            deploy_window: self.deploy_window,
             pipeline: Pipeline {
                 commit: pipeline.commit,
                 author: pipeline.author,
@@ -224,7 +225,6 @@ impl ReleaseSpec {
             commit: request.pipeline.commit.clone(),
             author: request.pipeline.author.clone(),
             url: request.pipeline.url.clone(),
-            deploy_window: request.deploy_window,
             traceparent: request.pipeline.traceparent.clone(),
         };
         Self {
@@ -239,6 +239,7 @@ impl ReleaseSpec {
             emergency: request.emergency,
             require_proof: request.require_proof,
             allow_parallel: ask.allow_parallel,
+            deploy_window: request.deploy_window,
             pipeline: (pipeline != PipelineRef::default()).then_some(pipeline),
         }
     }
@@ -253,7 +254,7 @@ mod tests {
         let spec: ReleaseSpec = serde_json::from_value(serde_json::json!({
             "rollout": "checkout", "by": "ada", "reason": "a fix", "image": "shop/checkout:2",
             "images": {"proxy": "shop/proxy:3"}, "env": {"LEVEL": "debug", "proxy/MODE": "a/b"},
-            "emergency": true, "pipeline": {"commit": "3fa9c1e", "deployWindow": true},
+            "emergency": true, "deployWindow": true, "pipeline": {"commit": "3fa9c1e"},
         }))
         .expect("it is one");
         assert_eq!(

@@ -19,6 +19,8 @@ use crate::spec::remove_null;
 const MOST_ITEMS: u64 = 100;
 /// The longest text of ours that has a form (a weight, a duration, …).
 const MOST_OF_A_FORM: u64 = 64;
+/// The longest weight, `99.9%`.
+const MOST_OF_A_WEIGHT: u64 = 6;
 
 /// Fields that mean something on one machine only, or would act with the daemon's rights instead of the author's:
 /// programs that it runs, files and variables of its own that it reads.
@@ -80,7 +82,7 @@ fn string(schema: &Value) -> Value {
     let mut out = json!({ "type": "string" });
     let format = schema["format"].as_str();
     let form = match format {
-        Some("weight") => "^(100(\\.0)?|[0-9]{1,2}(\\.[0-9])?) ?%$",
+        Some("weight") => "^(100(\\.0)?|[0-9]{1,2}(\\.[0-9])?)%$",
         Some("percent") => "^[0-9]+(\\.[0-9]+)? ?(%|pp)$",
         Some("duration-words") => "^([0-9]+ ?[a-z]+ ?)+$",
         Some("burst-window") => "^(auto|([0-9]+ ?[a-z]+ ?)+)$",
@@ -90,7 +92,10 @@ fn string(schema: &Value) -> Value {
     };
     if !form.is_empty() {
         out["pattern"] = json!(form);
-        out["maxLength"] = json!(MOST_OF_A_FORM);
+        out["maxLength"] = json!(match format {
+            Some("weight") => MOST_OF_A_WEIGHT,
+            _ => MOST_OF_A_FORM,
+        });
     } else if let Some(format) = format {
         out["format"] = json!(format);
     }

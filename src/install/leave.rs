@@ -18,14 +18,14 @@ use serde_json::{Value, json};
 use super::apply::{Change, Say, permitted};
 use super::{HoldApi, NAME, SYSTEM, Settings, kind_of, manifests};
 use crate::apiserver::value::{annotation, flag, is_controlled_by, label, list, name, resource_version, text};
-use crate::apiserver::{ApiError, ApiServer, Kind, Patch, Selection};
+use crate::apiserver::{ApiError, ApiServer, Kind, MANAGER, Patch, Selection};
 use crate::clock::{Clock, stopwatch};
 use crate::cluster::find::Found;
 use crate::cluster::{Cluster, Options, told};
 use crate::daemon::api::{CommandRequest, Problem, ProblemKind};
 use crate::daemon::client::Door;
 use crate::engine::CommandKind;
-use crate::platforms::kubernetes::{EPOCH, HOLD, LEFT_PAUSED, PART, RELEASE, ROLLOUT, WRITE, template};
+use crate::platforms::kubernetes::{EPOCH, HOLD, LEFT_PAUSED, PART, RELEASE, ROLLOUT, WRITE, managers, template};
 
 /// How often something that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -252,6 +252,7 @@ async fn lift_holds(everywhere: &ApiServer, dry: bool, left: &mut Left) -> Resul
                 "deployment {what} is still paused: its template is not what serves, and would roll out unjudged; put the template right, then `kubectl -n {namespace} rollout resume deployment/{}`",
                 name(deployment)
             )),
+            Lifted::PausedBy(who) => left.stays.push(format!("deployment {what} is paused by {who}, as it was")),
             Lifted::Gone => {}
         }
     }
@@ -261,6 +262,7 @@ async fn lift_holds(everywhere: &ApiServer, dry: bool, left: &mut Left) -> Resul
 enum Lifted {
     Whole,
     StillPaused,
+    PausedBy(String),
     Gone,
 }
 
@@ -309,12 +311,15 @@ fn unmarked(deployment: &Value, sets: &[Value]) -> (Patch, Lifted) {
             && crate::apiserver::value::count(set, "/status/readyReplicas") > 0
             && template::same(&set["spec"]["template"], &deployment["spec"]["template"])
     });
-    let lifted = match (flag(deployment, "/spec/paused"), serves) {
-        (true, true) => {
+    let by = managers::managers_of(deployment, &["spec", "paused"]);
+    let theirs = by.into_iter().find(|manager| manager.manager != MANAGER);
+    let lifted = match (flag(deployment, "/spec/paused"), theirs) {
+        (true, Some(manager)) => Lifted::PausedBy(manager.manager),
+        (true, None) if serves => {
             changes.push(json!({ "op": "remove", "path": "/spec/paused" }));
             Lifted::Whole
         }
-        (true, false) => Lifted::StillPaused,
+        (true, None) => Lifted::StillPaused,
         (false, _) => Lifted::Whole,
     };
     (Patch::Json(Value::Array(changes)), lifted)
@@ -389,14 +394,14 @@ mod tests {
                 "name": "checkout", "namespace": "shop", "uid": "d", "resourceVersion": "7",
                 "labels": {HOLD: "true", "team": "pay"}, "annotations": {WRITE: "3", "own": "x"},
             },
-            "spec": {"paused": paused, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}},
+            "spec": {"paused": paused, "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "app", "image": image}]}}},
         })
     }
 
     fn set(image: &str) -> Value {
         json!({
             "metadata": {"name": "checkout-1", "ownerReferences": [{"kind": "Deployment", "name": "checkout", "uid": "d", "controller": true}]},
-            "spec": {"template": {"metadata": {"labels": {"pod-template-hash": "1"}}, "spec": {"containers": [{"name": "app", "image": image}]}}},
+            "spec": {"template": {"metadata": {"labels": {"app": "x", "pod-template-hash": "1"}}, "spec": {"containers": [{"name": "app", "image": image}]}}},
             "status": {"readyReplicas": 2},
         })
     }
@@ -431,6 +436,13 @@ mod tests {
         let (patch, lifted) = unmarked(&deployment(true, "app:bad"), &[set("app:1")]);
         assert_eq!(operations(&patch), marks, "it stays paused");
         assert!(matches!(lifted, Lifted::StillPaused));
+        let mut theirs = deployment(true, "app:1");
+        theirs["metadata"]["managedFields"] = json!([{
+            "manager": "kubectl-rollout", "operation": "Update", "fieldsV1": {"f:spec": {"f:paused": {}}},
+        }]);
+        let (patch, lifted) = unmarked(&theirs, &[set("app:1")]);
+        assert_eq!(operations(&patch), marks, "a person's pause is theirs");
+        assert!(matches!(lifted, Lifted::PausedBy(_)));
         let (patch, lifted) = unmarked(&deployment(false, "app:1"), &[set("app:1")]);
         assert_eq!(operations(&patch), marks);
         assert!(matches!(lifted, Lifted::Whole));

@@ -113,22 +113,42 @@ fn author() -> Value {
     let spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": { "resourceRules": [releases()] },
-        "validations": [{
-            "expression": format!(
-                "object.spec.by == request.userInfo.username || request.userInfo.username == '{}'",
-                rights::user()
-            ),
-            "messageExpression": "'spec.by is ' + object.spec.by + ', but you are ' + request.userInfo.username + ': write your own name, the audit goes by it'",
-            "reason": "Forbidden",
-        }],
+        "variables": [{ "name": "wade", "expression": format!("request.userInfo.username == '{}'", rights::user()) }],
+        "validations": [
+            {
+                "expression": "variables.wade || object.spec.by == request.userInfo.username",
+                "messageExpression": "'spec.by is ' + object.spec.by + ', but you are ' + request.userInfo.username + ': write your own name, the audit goes by it'",
+                "reason": "Forbidden",
+            },
+            {
+                "expression": "variables.wade || object.spec.?target.orValue('deploy') != 'held'",
+                "message": "`target: held` is for releases that the daemon shows; leave it out to ask for one",
+                "reason": "Forbidden",
+            },
+        ],
     });
     object(Kind::ValidatingAdmissionPolicy, "wade-author", json!({ "spec": spec }))
 }
 
-/// Nobody steers a release in another's name either. Commands wait in the record as JSON, in one line of text; what is
-/// added there must name its writer. Quotes in a reason are escaped, so they cannot look like a name.
+/// Nobody steers a release in another's name either, or in that of a group which may open a gate. Commands wait in the
+/// record as JSON, in one line of text; what is added there must name its writer. Quotes in a reason are escaped, so
+/// they cannot look like a name.
 fn commander() -> Value {
-    let commands = |object: &str| format!("{object}.?data[?'commands'].orValue('').findAll('\"user\":\"[^\"]*\"')");
+    let found = |object: &str, what: &str| format!("{object}.?data[?'commands'].orValue('').findAll('{what}')");
+    // However it is laid out: the name alone, and the words of the list one after the other.
+    let users = |object: &str| {
+        format!(
+            "{}.map(found, found.split('\"')[3])",
+            found(object, r#""user":\\s*"[^"]*""#)
+        )
+    };
+    let groups = |object: &str| {
+        format!(
+            "{}.map(found, found.findAll('\"[^\"]*\"').join(' '))",
+            found(object, r#""groups":\\s*\\[[^\\]]*\\]"#)
+        )
+    };
+    let before = |list: String| format!("oldObject == null ? [] : {list}");
     let spec = json!({
         "failurePolicy": "Fail",
         "matchConstraints": {
@@ -137,20 +157,30 @@ fn commander() -> Value {
             }],
             "objectSelector": { "matchLabels": { PART: "record" } },
         },
-        "variables": [
-            { "name": "waiting", "expression": commands("object") },
-            { "name": "before", "expression": format!("oldObject == null ? [] : {}", commands("oldObject")) },
-            { "name": "own", "expression": "'\"user\":\"' + request.userInfo.username + '\"'" },
-        ],
-        "validations": [{
-            "expression": format!(
-                "request.userInfo.username == '{}' || variables.waiting.all(user, user == variables.own \
-                 || variables.waiting.filter(u, u == user).size() <= variables.before.filter(u, u == user).size())",
-                rights::user()
-            ),
-            "messageExpression": "'a command is recorded under the name of who gives it, and you are ' + request.userInfo.username",
-            "reason": "Forbidden",
+        "matchConditions": [{
+            "name": "not-the-daemon", "expression": format!("request.userInfo.username != '{}'", rights::user()),
         }],
+        "variables": [
+            { "name": "users", "expression": users("object") },
+            { "name": "usersBefore", "expression": before(users("oldObject")) },
+            { "name": "groups", "expression": groups("object") },
+            { "name": "groupsBefore", "expression": before(groups("oldObject")) },
+        ],
+        "validations": [
+            {
+                "expression": "variables.users.all(user, user == request.userInfo.username \
+                               || variables.users.filter(u, u == user).size() <= variables.usersBefore.filter(u, u == user).size())",
+                "messageExpression": "'a command is recorded under the name of who gives it, and you are ' + request.userInfo.username",
+                "reason": "Forbidden",
+            },
+            {
+                "expression": "variables.groups.all(list, \
+                               variables.groups.filter(l, l == list).size() <= variables.groupsBefore.filter(l, l == list).size() \
+                               || list.split(' ').all(word, word == '\"groups\"' || word.replace('\"', '') in request.userInfo.?groups.orValue([])))",
+                "message": "a command is recorded with the groups of who gives it, and you are not in all of these",
+                "reason": "Forbidden",
+            },
+        ],
     });
     object(
         Kind::ValidatingAdmissionPolicy,

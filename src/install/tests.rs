@@ -161,7 +161,6 @@ fn the_chart_refers_to_values_that_exist() {
     let values: Value = serde_saphyr::from_str(&files["chart/values.yaml"]).expect("values are YAML");
     let mut used = 0;
     for (path, text) in files.iter().filter(|(path, _)| path.starts_with("chart/templates/")) {
-        assert_eq!(text.matches("{{").count(), text.matches("}}").count(), "{path}");
         assert!(
             !text.contains('@') || path.ends_with("policies.yaml"),
             "a mark is left in {path}"
@@ -174,4 +173,109 @@ fn the_chart_refers_to_values_that_exist() {
         }
     }
     assert_eq!(used, 6);
+}
+
+/// A JSON value as Lua writes it.
+fn lua(value: &Value) -> String {
+    match value {
+        Value::Null => "nil".to_owned(),
+        Value::Array(items) => format!("{{{}}}", items.iter().map(lua).collect::<Vec<_>>().join(", ")),
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| format!("[\"{key}\"] = {}", lua(value));
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        plain => plain.to_string(),
+    }
+}
+
+#[test]
+fn argo_cd_sees_how_a_rollout_and_a_release_are() {
+    let Some(program) = ["lua5.1", "luajit", "lua5.4", "lua"].into_iter().find(|program| {
+        let asked = std::process::Command::new(program).arg("-v").output();
+        asked.is_ok_and(|output| output.status.success())
+    }) else {
+        assert!(std::env::var_os("WADE_REQUIRE_LUA").is_none(), "there is no lua here");
+        return;
+    };
+    let check = fs::read_to_string(deploy().join("argocd/health.lua")).expect("it is there");
+    let rollout = |phase: &str, releasing: bool, outcome: Value| {
+        let releasing = if releasing { "True" } else { "False" };
+        json!({"kind": "Rollout", "metadata": {"generation": 2}, "status": {
+            "observedGeneration": 2, "phase": phase, "outcome": outcome, "message": "why",
+            "conditions": [{"type": "Valid", "status": "True"}, {"type": "Releasing", "status": releasing}],
+        }})
+    };
+    let release = |phase: &str, outcome: Value| {
+        json!({"kind": "Release", "metadata": {"generation": 1}, "status": {
+            "phase": phase, "outcome": outcome, "message": "why",
+        }})
+    };
+    let mut stale = rollout("Idle", false, json!("Promoted"));
+    stale["metadata"]["generation"] = json!(3);
+    let mut invalid = rollout("Invalid", false, Value::Null);
+    invalid["status"]["conditions"][0]["status"] = json!("False");
+    let cases = [
+        (json!({"kind": "Rollout", "metadata": {}}), "Progressing"),
+        (stale, "Progressing"),
+        (invalid, "Degraded"),
+        (rollout("Idle", false, Value::Null), "Healthy"),
+        (rollout("Releasing", true, Value::Null), "Progressing"),
+        (rollout("Releasing", true, json!("RolledBack")), "Progressing"),
+        (rollout("Waiting", false, json!("Promoted")), "Progressing"),
+        (rollout("Refused", false, json!("Promoted")), "Degraded"),
+        (rollout("Idle", false, json!("Promoted")), "Healthy"),
+        (rollout("Idle", false, json!("RolledBack")), "Degraded"),
+        (release("shifting", Value::Null), "Progressing"),
+        (release("gated", Value::Null), "Suspended"),
+        (release("unchanged", Value::Null), "Healthy"),
+        (release("refused", Value::Null), "Degraded"),
+        (release("done", json!("Promoted")), "Healthy"),
+        (release("done", json!("Superseded")), "Healthy"),
+        (release("done", json!("Aborted")), "Degraded"),
+    ];
+    for (object, expected) in cases {
+        let script = format!(
+            "local obj = {}\nlocal function check()\n{check}\nend\nio.write(check().status)\n",
+            lua(&object)
+        );
+        let output = std::process::Command::new(program)
+            .arg("-e")
+            .arg(&script)
+            .output()
+            .expect("lua runs");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said, expected, "{object}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_page_names_everything_that_is_granted_and_every_policy() {
+    let page = fs::read_to_string(deploy().join("../docs/install.md")).expect("it is there");
+    let mut unsaid = Vec::new();
+    for object in rights::all()
+        .into_iter()
+        .filter(|object| object["kind"] == "ClusterRole")
+    {
+        let rules = object["rules"].as_array().cloned().unwrap_or_default();
+        for resource in rules
+            .iter()
+            .flat_map(|rule| rule["resources"].as_array().cloned().unwrap_or_default())
+        {
+            let word = resource.as_str().unwrap_or_default().to_owned();
+            // Said in words: the holding policy.
+            if !page.contains(&format!("`{word}`")) && !word.starts_with("mutatingadmission") {
+                unsaid.push(word);
+            }
+        }
+    }
+    for policy in policies::validating()
+        .iter()
+        .filter(|object| object["kind"] == "ValidatingAdmissionPolicy")
+    {
+        let name = policy["metadata"]["name"].as_str().expect("a name");
+        if !page.contains(&format!("| `{name}` |")) {
+            unsaid.push(name.to_owned());
+        }
+    }
+    assert_eq!(unsaid, Vec::<String>::new());
 }

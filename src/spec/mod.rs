@@ -21,6 +21,7 @@ mod read;
 pub mod rollout;
 mod schema;
 pub mod strategies;
+pub mod targets;
 mod validate;
 pub mod values;
 pub mod vars;

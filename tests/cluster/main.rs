@@ -14,6 +14,7 @@ mod support;
 mod bad;
 mod baseline;
 mod broken;
+mod daemon;
 mod hands;
 mod harness;
 mod healthy;

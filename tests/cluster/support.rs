@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod api;
 pub(crate) mod audit;
 pub(crate) mod client;
+pub(crate) mod daemon;
 pub(crate) mod metrics;
 pub(crate) mod node;
 pub(crate) mod recorder;

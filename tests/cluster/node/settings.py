@@ -24,6 +24,8 @@ PACKAGES = {
     "nsenter": "util-linux",
     "sysctl": "procps",
     "mount": "mount",
+    # What Argo CD runs its health checks in.
+    "lua5.1": "lua5.1",
 }
 # Debian starts what it installs; the node starts its own.
 DEBIAN_SERVICES = ["containerd", "prometheus", "prometheus-node-exporter"]
