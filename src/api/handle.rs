@@ -427,13 +427,13 @@ impl Audit {
     fn line(&self, outcome: &str) {
         tracing::info!(
             target: "wade::audit",
-            user = ?self.actor.user,
+            user = self.actor.user,
             groups = ?self.actor.groups,
             from = self.actor.from.as_deref().unwrap_or_default(),
             verb = self.verb,
             namespace = self.namespace,
             rollout = self.rollout,
-            reason = ?self.reason,
+            reason = self.reason.as_deref().unwrap_or_default(),
             outcome,
             "api"
         );

@@ -27,4 +27,5 @@ mod permissions;
 mod rights;
 mod room;
 mod stages;
+mod telemetry;
 mod ways;
