@@ -12,7 +12,7 @@ async fn a_release_is_told_in_events_of_its_deployment() {
     seen.exits_with(0);
     // As a person sees them: found by the Deployment's uid, not only by its name.
     let words = ["describe", "deployment", APP];
-    let described = seen.space.kubectl(&words).await;
+    let described = seen.trial.space.kubectl(&words).await;
     let told: Vec<&str> = described.lines().filter(|line| line.contains("  wade  ")).collect();
     let order = ["ReleaseBegan", "StageBegan", "Promoted"];
     for reason in order {
