@@ -433,7 +433,7 @@ impl Audit {
             verb = self.verb,
             namespace = self.namespace,
             rollout = self.rollout,
-            reason = self.reason.as_deref().unwrap_or_default(),
+            reason = self.reason,
             outcome,
             "api"
         );

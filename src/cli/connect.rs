@@ -162,9 +162,9 @@ impl Connection {
         let api = self.cluster.api().await?;
         let options = Options {
             home: self.cluster.home.clone(),
-            ..options
+            ..observed(options)
         };
-        let cluster = Arc::new(Cluster::new(api, observed(options), Arc::new(SystemClock))?);
+        let cluster = Arc::new(Cluster::new(api, options, Arc::new(SystemClock))?);
         let own = deployment(said).unwrap_or(said).to_owned();
         Ok((Client::over(Arc::new(cluster), false), own))
     }

@@ -175,12 +175,12 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         notify: revision.notify.clone(),
         home: None,
         confined: None,
+        actor: None,
         time_left: revision
             .time_left
             .map(Span::signed)
             .or_else(|| time_left(environment, SystemClock.now())),
         telemetry: None,
-        actor: None,
     })
 }
 

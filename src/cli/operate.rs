@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +15,14 @@ use super::exit::{Exit, Failure};
 use super::follow::Interrupts;
 use super::pipeline::environment;
 use super::screen::{Format, Screen};
+use crate::api::gate::ClusterGate;
+use crate::api::{self, TlsFiles, Transport};
 use crate::clock::SystemClock;
 use crate::operator::consider::HoldMode;
+use crate::operator::desk::Desk;
 use crate::operator::{HOME, Operator, Settings, probes};
+use crate::spec::targets::AllowedHosts;
+use crate::telemetry::meters::counted;
 use crate::telemetry::{self, Telemetry};
 
 /// What a daemon of a cluster is told.
@@ -44,6 +50,21 @@ pub(super) struct OperateArgs {
     /// How changes by others are kept from rolling out by themselves
     #[arg(long, value_enum, default_value_t, value_name = "WAY")]
     hold: Hold,
+    /// Where the API listens; nowhere if left out. Off loopback it needs --tls-cert and --tls-key
+    #[arg(long, value_name = "ADDRESS", requires = "cluster")]
+    api: Option<SocketAddr>,
+    /// The API's certificate chain (PEM), read again when it changes
+    #[arg(long, value_name = "PATH", requires = "tls_key")]
+    tls_cert: Option<std::path::PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "PATH", requires = "tls_cert")]
+    tls_key: Option<std::path::PathBuf>,
+    /// Tokens of callers must have been issued for this audience
+    #[arg(long, value_name = "NAME", requires = "api")]
+    audience: Option<String>,
+    /// A host that Rollouts may name for metrics and traces, besides those of their own namespace; can be repeated
+    #[arg(long, value_name = "HOST")]
+    allow_host: Vec<String>,
     /// Releases at once, in all
     #[arg(long, value_name = "NUMBER", default_value_t = 100)]
     most_releases: usize,
@@ -84,6 +105,7 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
     let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     let settings = Settings {
         identity: format!("{}-{}", host.trim(), unique.split('-').next().unwrap_or_default()),
+        hosts: AllowedHosts(args.allow_host.clone()),
         hold: match args.hold {
             Hold::Auto => None,
             Hold::Policy => Some(HoldMode::Policy),
@@ -91,7 +113,6 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
         },
         most_releases: args.most_releases.max(1),
         most_per_namespace: args.most_per_namespace.max(1),
-        telemetry: Telemetry::new(telemetry::Settings::from_env(environment)),
     };
     let listener = TcpListener::bind(args.probes)
         .await
@@ -100,7 +121,36 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
         .local_addr()
         .map_err(|error| Failure::other(format!("the listener has no address: {error}")))?;
     let stop = CancellationToken::new();
-    let operator = Operator::start(home, place.clone(), settings, Arc::new(SystemClock));
+    let telemetry = Telemetry::new(telemetry::Settings::from_env(environment));
+    let gate = ClusterGate::new(home.clone(), args.audience.clone());
+    let operator = Operator::start(home, place.clone(), settings, telemetry, Arc::new(SystemClock));
+    let api = match args.api {
+        None => None,
+        Some(address) => {
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|error| Failure::usage(format!("--api {address}: {error}; choose a free address")))?;
+            let files = args
+                .tls_cert
+                .clone()
+                .zip(args.tls_key.clone())
+                .map(|(cert, key)| TlsFiles {
+                    cert,
+                    key,
+                    client_ca: None,
+                });
+            let doors = Arc::new(Desk(Arc::clone(&operator)));
+            let counting = from_fn_with_state(Arc::clone(operator.telemetry()), counted);
+            let router = api::router(doors, Arc::new(gate), api::Settings::default()).layer(counting);
+            Some(tokio::spawn(api::serve(
+                listener,
+                files,
+                router,
+                Transport::default(),
+                stop.clone(),
+            )))
+        }
+    };
     let probing = tokio::spawn(probes::serve(Arc::clone(&operator), listener, stop.clone()));
     let what = match place.namespace() {
         "" => "every namespace".to_owned(),
@@ -114,7 +164,20 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
         let (operator, stop) = (Arc::clone(&operator), stop.clone());
         tokio::spawn(async move { operator.run(stop).await })
     };
-    interrupts.next().await;
+    let broken = async {
+        match api {
+            // It ends by itself only if it cannot be served at all.
+            Some(api) => match api.await {
+                Ok(Err(problem)) => problem,
+                _ => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    };
+    let failed = tokio::select! {
+        () = interrupts.next() => None,
+        problem = broken => Some(problem),
+    };
     tracing::info!("stopping; what runs is let go of, so that another daemon goes on; once more to stop at once");
     stop.cancel();
     let stopping = async {
@@ -126,5 +189,8 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
         () = stopping => tracing::info!("stopped"),
         () = interrupts.next() => tracing::warn!("stopped at once"),
     }
-    Ok(Exit::Done)
+    match failed {
+        None => Ok(Exit::Done),
+        Some(problem) => Err(problem.into()),
+    }
 }

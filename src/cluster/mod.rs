@@ -71,10 +71,10 @@ pub struct Options {
     pub time_left: Option<jiff::SignedDuration>,
     /// What a daemon keeps to, which acts on what others wrote; a step has its caller's own rights, and keeps to nothing.
     pub confined: Option<AllowedHosts>,
-    /// What counts the releases that this process carries, and tells the cluster of them.
-    pub telemetry: Option<Arc<Telemetry>>,
     /// In whose name, where somebody else than this process's own account asks (the API has authenticated them).
     pub actor: Option<Actor>,
+    /// What counts the releases that this process carries, and tells the cluster of them.
+    pub telemetry: Option<Arc<Telemetry>>,
 }
 
 /// The cluster, asked by one process.

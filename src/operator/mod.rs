@@ -7,9 +7,10 @@
 //!
 //! In reading order: [`fleet`] (what is watched, as small as it can be), [`consider`] (what is to be done about one
 //! Deployment: a plain function), [`work`] (doing it), [`status`] (what the objects say), [`leader`] (which of several
-//! daemons begins), [`probes`] (whether it lives). It decides nothing about a release: the engine does.
+//! daemons begins), [`desk`] (what the API asks), [`probes`] (whether it lives). It decides nothing about a release: the engine does.
 
 pub mod consider;
+pub mod desk;
 pub mod fleet;
 pub mod leader;
 pub mod probes;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{ApiError, ApiServer, Kind, Meter};
 use crate::clock::{Clock, stopwatch};
 use crate::cluster::Cluster;
+use crate::spec::targets::AllowedHosts;
 use crate::telemetry::Telemetry;
 use consider::{HoldMode, Looked, Memory, Next};
 use fleet::{At, Fleet};
@@ -49,14 +51,14 @@ const LET_GO_WITHIN: Duration = Duration::from_secs(8);
 pub struct Settings {
     /// Who this process is among several.
     pub identity: String,
+    /// Hosts outside of a Rollout's own namespace that may be asked.
+    pub hosts: AllowedHosts,
     /// How changes by others are held; found out if not said.
     pub hold: Option<HoldMode>,
     /// Releases at once, in all.
     pub most_releases: usize,
     /// Releases at once in one namespace.
     pub most_per_namespace: usize,
-    /// What counts its releases, and what it asks of the API server.
-    pub telemetry: Arc<Telemetry>,
 }
 
 /// The daemon of a cluster.
@@ -67,6 +69,7 @@ pub struct Operator {
     place: ApiServer,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    telemetry: Arc<Telemetry>,
     fleet: Fleet,
     leads: AtomicBool,
     mode: Mutex<HoldMode>,
@@ -94,15 +97,23 @@ struct Work {
 impl Operator {
     /// A daemon whose watches have begun. `place` is the cluster as it is looked after (an empty namespace means all of
     /// it), `home` the same cluster with the namespace that Wade lives in. Must be called inside a tokio runtime.
-    pub fn start(home: ApiServer, place: ApiServer, settings: Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
-        let metered = |api: ApiServer| api.metered(Arc::clone(&settings.telemetry) as Arc<dyn Meter>);
+    pub fn start(
+        home: ApiServer,
+        place: ApiServer,
+        settings: Settings,
+        telemetry: Arc<Telemetry>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        // Whatever is asked, watches included, is counted; and a standby says that it is one.
+        let metered = |api: ApiServer| api.metered(Arc::clone(&telemetry) as Arc<dyn Meter>);
         let (home, place) = (metered(home), metered(place));
-        settings.telemetry.leads(false);
+        telemetry.leads(false);
         Arc::new(Self {
             fleet: Fleet::start(&place),
             home,
             place,
             settings,
+            telemetry,
             clock,
             leads: AtomicBool::new(false),
             mode: Mutex::new(HoldMode::Paused),
@@ -129,7 +140,7 @@ impl Operator {
             };
             tracing::info!(identity = self.settings.identity, epoch = held.epoch(), "leading");
             self.leads.store(true, Ordering::Release);
-            self.settings.telemetry.leads(true);
+            self.telemetry.leads(true);
             self.look_for_policy().await;
             self.fleet.mark_all();
             let lost = held.lost();
@@ -139,7 +150,7 @@ impl Operator {
                 () = stop.cancelled() => {}
             }
             self.leads.store(false, Ordering::Release);
-            self.settings.telemetry.leads(false);
+            self.telemetry.leads(false);
             if stop.is_cancelled() {
                 // Both at once: the next leader looks for what nobody carries as soon as it leads.
                 let (_, ()) = tokio::join!(held.release(), self.let_go());
@@ -171,16 +182,16 @@ impl Operator {
         self.fleet.trouble().map_or(Ok(()), |error| Err(error.to_string()))
     }
 
-    /// The page of metrics, as it is now.
-    pub fn metrics(&self) -> String {
-        let (synced, broken) = self.fleet.watches();
-        self.settings.telemetry.watches(synced, broken);
-        self.settings.telemetry.render()
-    }
-
     /// Whether the loop turns.
     pub fn is_alive(&self) -> bool {
         self.turned.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < HANGS_AFTER
+    }
+
+    /// What machines are told.
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        let (synced, broken) = self.fleet.watches();
+        self.telemetry.watches(synced, broken);
+        &self.telemetry
     }
 
     /// How many rollouts there are, and how many releases this process carries.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Operator;
 use crate::telemetry;
 
-/// Serves `/healthz` (the loop turns), `/readyz` (everything is watched) and `/metrics` until `stop`.
+/// Serves `/healthz` (the loop turns) and `/readyz` (everything is watched) until `stop`.
 ///
 /// # Errors
 /// The listener fails.
@@ -29,7 +29,7 @@ pub async fn serve(operator: Arc<Operator>, listener: TcpListener, stop: Cancell
 }
 
 async fn metrics(State(operator): State<Arc<Operator>>) -> ([(HeaderName, &'static str); 1], String) {
-    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], operator.metrics())
+    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], operator.telemetry().render())
 }
 
 async fn healthz(State(operator): State<Arc<Operator>>) -> (StatusCode, &'static str) {

@@ -211,8 +211,7 @@ impl Operator {
                 self.api(at),
                 Options {
                     actor: Some(Actor::named("wade")),
-                    telemetry: Some(Arc::clone(&self.settings.telemetry)),
-                    ..Options::default()
+                    ..self.options()
                 },
                 Arc::clone(&self.clock),
             )
@@ -381,7 +380,7 @@ impl Operator {
     }
 
     /// The cluster as a release by this policy sees it.
-    async fn cluster(&self, policy: &PolicySketch, ask: Ask, by: Actor) -> Result<Arc<Cluster>, Problem> {
+    pub(super) async fn cluster(&self, policy: &PolicySketch, ask: Ask, by: Actor) -> Result<Arc<Cluster>, Problem> {
         let at = &policy.at;
         let api = self.api(at);
         let unavailable = |message: String| Problem {
@@ -404,10 +403,18 @@ impl Operator {
             rollout: Some(rollout),
             strategies: files,
             actor: Some(by),
-            telemetry: Some(Arc::clone(&self.settings.telemetry)),
-            ..Options::default()
+            ..self.options()
         };
         Cluster::new(api, options, Arc::clone(&self.clock)).map(Arc::new)
+    }
+
+    /// What every release of this daemon keeps to, and is counted by.
+    fn options(&self) -> Options {
+        Options {
+            confined: Some(self.settings.hosts.clone()),
+            telemetry: Some(Arc::clone(&self.telemetry)),
+            ..Options::default()
+        }
     }
 
     /// The strategies that the cluster's administrators offer.
@@ -420,7 +427,7 @@ impl Operator {
     }
 
     /// What those who run the cluster say against a release now: a freeze, or minima that its policy goes below.
-    async fn may_begin(
+    pub(super) async fn may_begin(
         &self,
         policy: &PolicySketch,
         cluster: &Cluster,
@@ -552,6 +559,22 @@ impl Operator {
             Err(error) => trouble(at, "a status cannot be written", &error),
         }
     }
+}
+
+/// Says in the objects how a release goes that was begun through the API.
+pub(super) fn follow_begun(
+    operator: &Arc<Operator>,
+    at: &At,
+    policy: PolicySketch,
+    cluster: Arc<Cluster>,
+    key: ReleaseKey,
+) {
+    let what = format!("api {}", key.number);
+    let working = what.clone();
+    operator.begin(at, &what, true, move |operator, at| async move {
+        operator.works_through(&at, &working, &cluster);
+        operator.follow(&at, &policy, &cluster, key, None).await;
+    });
 }
 
 /// What lets a Deployment go: the label, and the pause if it is Wade's and nothing waits behind it.
