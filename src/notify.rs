@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::controller::Notice;
 use crate::engine::{Event, Outcome, Phase};
+use crate::redact::redact;
 use crate::spec::{AddressFrom, NotifySpec, UrlFrom};
 use crate::store::{Pipeline, ReleaseRecord};
 
@@ -126,7 +127,8 @@ impl Message {
                 Some(Outcome::Promoted { proven }) => Some(*proven),
                 _ => None,
             },
-            reason: entry.reason.clone(),
+            // It has been redacted where it was read; this is the last door before it leaves.
+            reason: redact(&entry.reason),
             at: entry.at,
             ..self.clone()
         })

@@ -17,5 +17,7 @@ mod disk;
 mod doors;
 #[path = "platforms/jaeger.rs"]
 mod jaeger;
+#[path = "platforms/logs.rs"]
+mod logs;
 #[path = "platforms/stops.rs"]
 mod stops;

@@ -21,7 +21,7 @@ const LONG: [(&str, &str); 1] = [(
 const INNER: [&str; 4] = ["spec", "plan", "engine", "judge"];
 
 /// What each ring of modules may not name, and why.
-const BANS: [(&[&str], &[&str], &str); 6] = [
+const BANS: [(&[&str], &[&str], &str); 7] = [
     (
         &INNER,
         &[
@@ -81,14 +81,34 @@ const BANS: [(&[&str], &[&str], &str); 6] = [
             "judge",
             "plan",
             "platforms",
+            "redact",
             "signals",
             "sim",
             "smoke",
             "spec",
             "store",
+            "telemetry",
         ],
         &["crate::cli", "crate::demo"],
         "what people see stands outermost",
+    ),
+    (
+        &[
+            "apiserver",
+            "controller",
+            "engine",
+            "judge",
+            "notify",
+            "plan",
+            "platforms",
+            "redact",
+            "signals",
+            "smoke",
+            "spec",
+            "store",
+        ],
+        &["crate::telemetry"],
+        "what is told of does not know who tells",
     ),
 ];
 

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,7 @@ use crate::operator::consider::HoldMode;
 use crate::operator::desk::Desk;
 use crate::operator::{HOME, Operator, Settings, probes};
 use crate::spec::targets::AllowedHosts;
+use crate::telemetry::meters::counted;
 use crate::telemetry::{self, Telemetry};
 
 /// What a daemon of a cluster is told.
@@ -138,7 +140,8 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
                     client_ca: None,
                 });
             let doors = Arc::new(Desk(Arc::clone(&operator)));
-            let router = api::router(doors, Arc::new(gate), api::Settings::default());
+            let counting = from_fn_with_state(Arc::clone(operator.telemetry()), counted);
+            let router = api::router(doors, Arc::new(gate), api::Settings::default()).layer(counting);
             Some(tokio::spawn(api::serve(
                 listener,
                 files,

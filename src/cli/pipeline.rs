@@ -68,8 +68,9 @@ fn of_the_ci(variable: impl Fn(&str) -> Option<String>) -> Pipeline {
     }
 }
 
-/// Every variable that [`pipeline`] and [`deploy_window`] read: what a Job in the cluster is given of them.
-pub const VARIABLES: [&str; 26] = [
+/// Every variable that [`pipeline`] and [`deploy_window`] read, and where spans go: what a Job in the cluster is given of
+/// them. Not `OTEL_EXPORTER_OTLP_HEADERS`: a token must not stand in a Job.
+pub const VARIABLES: [&str; 29] = [
     "GITLAB_CI",
     "CI_COMMIT_SHA",
     "CI_COMMIT_AUTHOR",
@@ -96,6 +97,9 @@ pub const VARIABLES: [&str; 26] = [
     "CIRCLE_BUILD_URL",
     "DEPLOY_WINDOW",
     "TRACEPARENT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_SERVICE_NAME",
 ];
 
 /// How long this job goes on, where the CI says it: GitLab does (`CI_JOB_TIMEOUT` in seconds, `CI_JOB_STARTED_AT`).

@@ -80,7 +80,7 @@ const fn rule(
 }
 
 /// Every rule there is, in the order of the Role.
-pub const ALL: [Rule; 18] = [
+pub const ALL: [Rule; 19] = [
     rule(
         Part::Release,
         Kind::Deployment,
@@ -145,6 +145,13 @@ pub const ALL: [Rule; 18] = [
         why: "the last lines of a container that crashed, for the diagnosis",
         without: "a crash is reported without the container's last lines",
     },
+    rule(
+        Part::Words,
+        Kind::Event,
+        &["create"],
+        "what the release does is told as Events of the Deployment",
+        "`kubectl describe` does not tell of the release",
+    ),
     rule(
         Part::Look,
         Kind::NetworkPolicy,

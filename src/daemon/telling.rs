@@ -62,7 +62,7 @@ pub(super) fn log(notice: &Notice) {
             );
         }
         Notice::Trouble { key, message, .. } => {
-            tracing::warn!(rollout = key.rollout, release = key.number, "{message}")
+            tracing::warn!(rollout = key.rollout, release = key.number, "{message}");
         }
         Notice::Look { key, waiting_for, .. } => tracing::debug!(
             rollout = key.rollout,

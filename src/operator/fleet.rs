@@ -187,15 +187,19 @@ impl Fleet {
         self.known().synced.len() == WATCHED.len()
     }
 
-    /// How many watches have listed everything, and how many are broken.
-    pub fn watches(&self) -> (usize, usize) {
-        let known = self.known();
-        (known.synced.len(), known.trouble.len())
-    }
-
     /// What is wrong with a watch now.
     pub fn trouble(&self) -> Option<ApiError> {
         self.known().trouble.values().next().cloned()
+    }
+
+    /// How many watches are told everything, and how many are not.
+    pub fn watches(&self) -> (usize, usize) {
+        let known = self.known();
+        let broken = WATCHED
+            .iter()
+            .filter(|kind| known.trouble.contains_key(kind) || !known.synced.contains(kind))
+            .count();
+        (WATCHED.len() - broken, broken)
     }
 
     /// Waits for news.

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver::{ApiError, ApiServer, Kind};
+use crate::apiserver::{ApiError, ApiServer, Kind, Meter};
 use crate::clock::{Clock, stopwatch};
 use crate::cluster::Cluster;
 use crate::spec::targets::AllowedHosts;
@@ -104,6 +104,10 @@ impl Operator {
         telemetry: Arc<Telemetry>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
+        // Whatever is asked, watches included, is counted; and a standby says that it is one.
+        let metered = |api: ApiServer| api.metered(Arc::clone(&telemetry) as Arc<dyn Meter>);
+        let (home, place) = (metered(home), metered(place));
+        telemetry.leads(false);
         Arc::new(Self {
             fleet: Fleet::start(&place),
             home,

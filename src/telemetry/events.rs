@@ -67,8 +67,9 @@ impl EventSink {
             let object = match self.api.get(kind, name).await {
                 Ok(None) => continue,
                 Ok(object) => object,
-                // An Event without the uid is better than none.
-                Err(_) => None,
+                // An Event without the uid is better than none; a Rollout that cannot be seen may not be there.
+                Err(_) if kind == Kind::Deployment => None,
+                Err(_) => continue,
             };
             found.push(reference(kind, self.api.namespace(), name, object.as_ref()));
         }

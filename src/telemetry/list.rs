@@ -259,6 +259,11 @@ fields! {
     "error" "What went wrong.";
     "instance" "A process or pod.";
     "trace_id" "The release's trace.";
+    "deployment" "The Deployment that it is about.";
+    "user" "Who asked (of the audit: `target` is `wade::audit`).";
+    "groups" "Their groups, as a text.";
+    "from" "From which address.";
+    "verb" "What they asked for.";
     "fields" "An object with everything else that was said: no name in it is promised.";
 }
 

@@ -253,6 +253,17 @@ pub async fn follow(
     let mut speaker = events::Speaker::about(&about);
     let exporter = telemetry.exporter.clone().filter(|_| trace.is_wanted());
     let spans = exporter.map(|exporter| Lane::of_spans(&telemetry, exporter));
+    if spans.is_some() {
+        let record = &about.record;
+        let trace_id = spans::trace_id(about.namespace.as_deref(), record);
+        tracing::info!(
+            namespace,
+            rollout = record.key.rollout,
+            release = record.key.number,
+            trace_id,
+            "spans are sent"
+        );
+    }
     let events = events.map(|sink| Lane::of_events(&telemetry, sink));
     loop {
         let notice = match notices.recv().await {

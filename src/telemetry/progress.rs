@@ -30,7 +30,7 @@ pub(super) enum Seen<'a> {
 pub(super) struct Step<'a> {
     pub(super) plan: &'a Plan,
     pub(super) entry: &'a Entry,
-    pub(super) before: State,
+    pub(super) before: &'a State,
     pub(super) after: &'a State,
 }
 
@@ -39,6 +39,8 @@ pub(super) struct Progress {
     pub(super) key: ReleaseKey,
     pub(super) plan: Plan,
     pub(super) state: State,
+    /// As it was before the last step.
+    before: State,
 }
 
 impl Progress {
@@ -47,6 +49,7 @@ impl Progress {
             key: about.record.key.clone(),
             plan: about.record.plan.clone(),
             state: about.record.state.clone(),
+            before: about.record.state.clone(),
         }
     }
 
@@ -57,9 +60,10 @@ impl Progress {
                 if entry.number < self.state.next_entry {
                     return None;
                 }
-                let before = self.state.clone();
+                self.before.clone_from(&self.state);
+                let before = &self.before;
                 // After a gap (told too fast to follow) the table may not allow the step; where it led to is known.
-                self.state = apply(&self.plan, &before, &entry.event, entry.at).unwrap_or_else(|_| State {
+                self.state = apply(&self.plan, before, &entry.event, entry.at).unwrap_or_else(|_| State {
                     phase: phase.clone(),
                     since: entry.at,
                     ..before.clone()

@@ -97,7 +97,7 @@ impl<'a> Counted<'a> {
 
     fn step(&mut self, step: &Step<'_>) {
         let numbers = self.numbers();
-        let (entry, before, after) = (step.entry, &step.before, step.after);
+        let (entry, before, after) = (step.entry, step.before, step.after);
         if let Some(kind) = command(&entry.event) {
             numbers.count(list::COMMANDS_SEEN, &[kind]);
         }

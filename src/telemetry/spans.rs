@@ -234,7 +234,7 @@ impl Trace {
             let step = Step {
                 plan: &record.plan,
                 entry,
-                before: state,
+                before: &state,
                 after: &after,
             };
             self.step(&step);

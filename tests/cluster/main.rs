@@ -28,4 +28,5 @@ mod permissions;
 mod rights;
 mod room;
 mod stages;
+mod telemetry;
 mod ways;
