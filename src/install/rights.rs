@@ -15,6 +15,8 @@ use super::{NAME, SYSTEM, object};
 use crate::apiserver::Kind;
 use crate::cluster::rbac::{self, Part};
 
+/// The Lease of the daemon that leads, and the Role to look at it.
+const LEADER: &str = "wade-leader";
 const READ: [&str; 3] = ["get", "list", "watch"];
 /// What may be asked of a running release; each a verb of its own on `releases.wade.dev`.
 pub const COMMANDS: [&str; 8] = [
@@ -39,7 +41,23 @@ pub fn all() -> Vec<Value> {
             NAME,
             json!({ "roleRef": reference("Role", NAME), "subjects": [account()] }),
         ),
+        object(Kind::Role, LEADER, json!({ "rules": alive() })),
+        object(
+            Kind::RoleBinding,
+            LEADER,
+            json!({ "roleRef": reference("Role", LEADER), "subjects": [
+                { "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated" },
+            ] }),
+        ),
     ]
+}
+
+/// What a pipeline's step asks before it asks the daemon: whether there is one. Who holds a Lease, and since when, is no
+/// secret.
+fn alive() -> Vec<Value> {
+    let mut rule = rule("coordination.k8s.io", &["leases"], &["get"]);
+    rule["resourceNames"] = json!([LEADER]);
+    vec![rule]
 }
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {

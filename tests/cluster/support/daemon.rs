@@ -1,14 +1,13 @@
 //! Daemons of the cluster as processes of their own: `wade serve --cluster` with the rights that `wade install` gives,
 //! each looking after one namespace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use super::eventually;
-use super::node::Node;
 use super::space::{APP, Space};
 use super::step::{Ended, Step};
 
@@ -23,15 +22,32 @@ pub(crate) struct Daemon {
     pub(crate) step: Step,
 }
 
-static INSTALLED: OnceCell<PathBuf> = OnceCell::const_new();
+/// One at a time: the definitions are the whole node's.
+static INSTALLING: Mutex<()> = Mutex::const_new(());
 
-/// Definitions, rights and policies, once for all tests; the daemon's account as a kubeconfig. The daemons themselves are
-/// the tests' own.
+/// Definitions, rights and policies for all tests; the daemon's account as a kubeconfig. The daemons themselves are the
+/// tests' own. Tests of installing and leaving run alone and take everything away: then it is installed again.
 pub(crate) async fn installed(space: &Space) -> PathBuf {
-    INSTALLED.get_or_init(|| install(space)).await.clone()
+    let _one = INSTALLING.lock().await;
+    let file = space.node.run_folder().join("wade-daemon.kubeconfig");
+    let config = file.to_string_lossy().into_owned();
+    let words = [
+        "--kubeconfig",
+        &config,
+        "get",
+        "rollouts.wade.dev",
+        "--namespace",
+        &space.name,
+    ];
+    let known = space.node.try_kubectl(&words, "").await.status.success();
+    let policy = ["get", "mutatingadmissionpolicybinding/wade-hold"];
+    if !known || !space.node.try_kubectl(&policy, "").await.status.success() {
+        install(space, &file).await;
+    }
+    file
 }
 
-async fn install(space: &Space) -> PathBuf {
+async fn install(space: &Space, file: &Path) {
     let node = &space.node;
     let printed = Step::start(space, &["install", "--manifests", "--hold", "v1beta1"]);
     let printed = printed.ends(Duration::from_secs(20)).await;
@@ -68,9 +84,7 @@ async fn install(space: &Space) -> PathBuf {
     let admin = std::fs::read(node.kubeconfig()).expect("the node has a kubeconfig");
     let mut config: Value = serde_json::from_slice(&admin).expect("node up writes JSON");
     config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
-    let file = node.run_folder().join("wade-daemon.kubeconfig");
-    std::fs::write(&file, config.to_string()).expect("the node's folder is there");
-    file
+    std::fs::write(file, config.to_string()).expect("the node's folder is there");
 }
 
 /// Waits until the policy that pauses changed Deployments does.
