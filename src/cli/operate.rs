@@ -62,7 +62,7 @@ pub(super) struct OperateArgs {
     /// Tokens of callers must have been issued for this audience
     #[arg(long, value_name = "NAME", requires = "api")]
     audience: Option<String>,
-    /// A host that Rollouts may name for metrics and traces, besides those of their own namespace; can be repeated
+    /// A host that Rollouts may name for metrics, traces and notifications, like `hooks.slack.com`; can be repeated
     #[arg(long, value_name = "HOST")]
     allow_host: Vec<String>,
     /// Releases at once, in all

@@ -81,6 +81,8 @@ impl Cluster {
             || options.strategy.is_some()
             || options.actor.is_some()
             || options.ask.manifest.is_some()
+            // What waits in the Deployment the daemon finds without being asked.
+            || options.ask.held
             || !options.notify.is_empty();
         if own {
             return None;

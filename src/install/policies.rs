@@ -125,6 +125,13 @@ fn author() -> Value {
                 "message": "`target: held` is for releases that the daemon shows; leave it out to ask for one",
                 "reason": "Forbidden",
             },
+            {
+                // Or the right to ask for releases would be the right to run any image.
+                "expression": "variables.wade || authorizer.group('apps').resource('deployments')\
+                               .namespace(request.namespace).check('patch').allowed()",
+                "message": "a Release changes its Deployment, and you may not: that takes `patch` on deployments.apps in this namespace",
+                "reason": "Forbidden",
+            },
         ],
     });
     object(Kind::ValidatingAdmissionPolicy, "wade-author", json!({ "spec": spec }))
