@@ -34,7 +34,7 @@ fn rollout() -> Value {
         Kind::Rollout,
         &["wro"],
         "The policy of one service: how its new versions are released.",
-        spec,
+        &spec,
         Some(structural::of::<RolloutStatus>()),
         &[
             ("Phase", ".status.phase", "string"),
@@ -77,7 +77,7 @@ fn release() -> Value {
         Kind::Release,
         &["wrel"],
         "One attempt to move a Rollout to a new version.",
-        spec,
+        &spec,
         Some(structural::of::<ReleaseStatus>()),
         &[
             ("Rollout", ".spec.rollout", "string"),
@@ -97,7 +97,7 @@ fn cluster_strategy() -> Value {
         Kind::ClusterStrategy,
         &[],
         "A strategy that every Rollout of the cluster may use, and what none may go below.",
-        spec,
+        &spec,
         None,
         &[AGE],
     )
@@ -113,7 +113,7 @@ fn freeze() -> Value {
         Kind::Freeze,
         &[],
         "A time in which no release begins.",
-        spec,
+        &spec,
         None,
         &[
             ("Until", ".spec.until", "string"),
@@ -145,7 +145,7 @@ fn definition(
     kind: Kind,
     short: &[&str],
     about: &str,
-    spec: Value,
+    spec: &Value,
     status: Option<Value>,
     columns: &[Column],
 ) -> Value {

@@ -112,7 +112,7 @@ mod tests {
 
     use super::*;
 
-    fn freeze(namespace: &str, more: Value) -> FrozenBy {
+    fn freeze(namespace: &str, more: &Value) -> FrozenBy {
         let mut object = json!({
             "kind": "Freeze", "metadata": {"namespace": namespace, "name": "xmas"},
             "spec": {"from": "2026-12-20T18:00:00Z", "until": "2027-01-02T08:00:00Z", "reason": "holidays", "by": "ops"},
@@ -175,7 +175,7 @@ mod tests {
             ),
         ];
         for (namespace, more, whose, lane, now, stopped) in cases {
-            let freezes = [freeze(namespace, more.clone())];
+            let freezes = [freeze(namespace, &more)];
             let found = frozen(&freezes, whose, lane, now);
             assert_eq!(found.is_some(), stopped, "{namespace} {more} {lane:?} {now}");
         }
@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn of_several_the_longest_is_named_with_who_and_why() {
         let now: Timestamp = "2026-12-24T12:00:00Z".parse().expect("a time");
-        let longer = freeze(SYSTEM, json!({"until": "2027-02-01T00:00:00Z"}));
-        let freezes = [freeze("shop", json!({})), longer.clone(), freeze("shop", json!({}))];
+        let longer = freeze(SYSTEM, &json!({"until": "2027-02-01T00:00:00Z"}));
+        let freezes = [freeze("shop", &json!({})), longer.clone(), freeze("shop", &json!({}))];
         let found = frozen(&freezes, ("shop", "checkout"), &Lane::Normal, now);
         assert_eq!(found, Some(&longer));
         assert_eq!(
