@@ -122,27 +122,27 @@ fn id(route: &Route) -> String {
 
 fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     let (status, what, content) = match route.act {
-        Act::Fleet => ("200", "The rollouts.", of(generator.subschema_for::<Vec<Placed>>())),
+        Act::Fleet => ("200", "The rollouts.", of(&generator.subschema_for::<Vec<Placed>>())),
         Act::Rollouts => (
             "200",
             "The rollouts.",
-            of(generator.subschema_for::<Vec<RolloutView>>()),
+            of(&generator.subschema_for::<Vec<RolloutView>>()),
         ),
-        Act::Rollout => ("200", "The rollout.", of(generator.subschema_for::<RolloutView>())),
+        Act::Rollout => ("200", "The rollout.", of(&generator.subschema_for::<RolloutView>())),
         Act::Releases => (
             "200",
             "The releases.",
-            of(generator.subschema_for::<Vec<ReleaseSummary>>()),
+            of(&generator.subschema_for::<Vec<ReleaseSummary>>()),
         ),
         Act::Release => (
             "201",
             "It has begun, or nothing is to be done.",
-            of(generator.subschema_for::<Started>()),
+            of(&generator.subschema_for::<Started>()),
         ),
-        Act::Record => ("200", "The record.", of(generator.subschema_for::<ReleaseRecord>())),
-        Act::Timeline => ("200", "The timeline.", of(generator.subschema_for::<Timeline>())),
-        Act::Evidence => ("200", "The evidence.", of(generator.subschema_for::<Evidence>())),
-        Act::Command => ("200", "It is recorded.", of(generator.subschema_for::<Acknowledged>())),
+        Act::Record => ("200", "The record.", of(&generator.subschema_for::<ReleaseRecord>())),
+        Act::Timeline => ("200", "The timeline.", of(&generator.subschema_for::<Timeline>())),
+        Act::Evidence => ("200", "The evidence.", of(&generator.subschema_for::<Evidence>())),
+        Act::Command => ("200", "It is recorded.", of(&generator.subschema_for::<Acknowledged>())),
         Act::Plan | Act::Health => ("200", "Text.", json!({"text/plain": {"schema": {"type": "string"}}})),
         Act::Events => (
             "200",
@@ -165,12 +165,12 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Value {
     };
     let mut all = json!({status: {"description": what, "content": content}});
     if route.access != Access::Open {
-        let problem = of(generator.subschema_for::<Problem>());
+        let problem = of(&generator.subschema_for::<Problem>());
         all["default"] = json!({"description": "Why not.", "content": problem});
     }
     all
 }
 
-fn of(schema: schemars::Schema) -> Value {
+fn of(schema: &schemars::Schema) -> Value {
     json!({"application/json": {"schema": schema}})
 }

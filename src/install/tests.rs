@@ -117,7 +117,7 @@ fn the_daemon_has_no_wildcards_no_secrets_and_no_way_to_more_rights() {
             .any(|verb| text.contains(&format!("\"{verb}\"")));
         let group = rule["apiGroups"][0].as_str().unwrap_or_default();
         assert!(
-            !(writes && group.starts_with("rbac") || writes && group.starts_with("admission")),
+            !writes || !["rbac", "admission"].iter().any(|start| group.starts_with(start)),
             "{text}"
         );
     }

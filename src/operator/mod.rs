@@ -417,17 +417,18 @@ impl Operator {
             *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = said;
             return;
         }
-        let there = self.home.get(Kind::MutatingAdmissionPolicyBinding, HOLD_POLICY).await;
-        let mode = match &there {
-            Ok(Some(_)) => HoldMode::Policy,
-            Ok(None) => HoldMode::Paused,
-            Err(error) => {
-                if !error.is_not_found() {
-                    tracing::warn!(%error, "it cannot be told whether the policy {HOLD_POLICY} is installed");
-                }
-                HoldMode::Paused
+        let mut mode = HoldMode::Paused;
+        // Which of the two a server knows depends on its version.
+        for kind in [
+            Kind::MutatingAdmissionPolicyBindingV1,
+            Kind::MutatingAdmissionPolicyBinding,
+        ] {
+            match self.home.get(kind, HOLD_POLICY).await {
+                Ok(Some(_)) => mode = HoldMode::Policy,
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "it cannot be told whether the policy {HOLD_POLICY} is installed"),
             }
-        };
+        }
         tracing::info!(?mode, "how changes by others are held");
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
     }

@@ -168,9 +168,8 @@ async fn a_step_asks_the_daemon_and_either_goes_on_with_what_the_other_began() {
     println!("exit {:?}\n{}", by_itself.code(), by_itself.output());
     assert_eq!(by_itself.code(), Some(0), "{}", by_itself.output());
     // And the way back: a step begins by itself, dies, and the daemon goes on with it.
-    let image = scene.space.node.image("1.1");
-    let step = scene.wade(&["deploy", "--image", &image]);
-    scene.reaches(20, LONG).await;
+    let step = scene.deploy("1.1");
+    step.says("20 %", LONG).await;
     step.kill().await;
     let daemon = Daemon::start(&scene.space, &[]).await;
     daemon.step.says("going on with what nobody carried", LONG).await;

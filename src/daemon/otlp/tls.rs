@@ -15,7 +15,7 @@ use crate::daemon::api::{Problem, ProblemKind};
 /// What answers a handshake, with client certificates required where an authority is named. `place` is where the files
 /// are named (`otlp.tls`), for messages; `protocols` are those that are spoken afterwards, the best first.
 pub(crate) fn acceptor(files: &TlsFiles, place: &str, protocols: &[&str]) -> Result<TlsAcceptor, Problem> {
-    let unfit = |field: &str, path: &Path, what: String| unfit(place, field, path, what);
+    let unfit = |field: &str, path: &Path, what: String| unfit(place, field, path, &what);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -50,7 +50,14 @@ pub(crate) fn acceptor(files: &TlsFiles, place: &str, protocols: &[&str]) -> Res
 }
 
 fn certificates(place: &str, field: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Problem> {
-    let unfit = |what: String| unfit(place, field, path, format!("{what}; name a PEM file with certificates"));
+    let unfit = |what: String| {
+        unfit(
+            place,
+            field,
+            path,
+            &format!("{what}; name a PEM file with certificates"),
+        )
+    };
     let found: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
         .map_err(|error| unfit(error.to_string()))?;
@@ -60,7 +67,7 @@ fn certificates(place: &str, field: &str, path: &Path) -> Result<Vec<Certificate
     Ok(found)
 }
 
-fn unfit(place: &str, field: &str, path: &Path, what: String) -> Problem {
+fn unfit(place: &str, field: &str, path: &Path, what: &str) -> Problem {
     Problem {
         kind: ProblemKind::Invalid,
         message: format!("{place}.{field} {}: {what}", path.display()),
