@@ -365,7 +365,11 @@ impl Drive {
             record: record.clone(),
         };
         let events = EventSink::on(self.cluster.api.clone(), &self.release.deployment);
-        let events = events.and_on_rollout(&record.key.rollout);
+        // Only a daemon is sure to have the right to look whether there is one.
+        let events = match self.cluster.options.confined {
+            Some(_) => events.and_on_rollout(&record.key.rollout),
+            None => events,
+        };
         let following = telemetry::follow(telemetry, about, self.notices.subscribe(), Some(events));
         Some(tokio::spawn(following))
     }

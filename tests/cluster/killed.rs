@@ -134,6 +134,8 @@ async fn an_abort_does_not_wait_for_a_step_that_hangs() {
         .filter(|request| request.is_write() && request.user_agent.contains("wade"))
         .filter(|request| request.at > woken && request.response.as_ref().is_some_and(|answer| answer.code < 300))
         .filter_map(|request| request.object.as_ref())
+        // It may say that it has been superseded; that changes nothing.
+        .filter(|object| object.resource != "events")
         .map(|object| format!("{}/{}", object.resource, object.name))
         .collect();
     assert_eq!(wrong, Vec::<String>::new(), "written after the step woke up");

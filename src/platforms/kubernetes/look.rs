@@ -333,7 +333,9 @@ impl<'a> Look<'a> {
     /// Whether nothing of the release is left: neither hold, pin, backend, anchor, budget nor scaler.
     pub(super) fn is_restored(&self) -> bool {
         let free = self.deployment.as_ref().is_none_or(|deployment| {
-            annotation(deployment, super::RELEASE).is_none() && annotation(deployment, super::EPOCH).is_none()
+            [super::RELEASE, super::EPOCH, super::WRITE]
+                .iter()
+                .all(|ours| annotation(deployment, ours).is_none())
         });
         let unpinned = self
             .services()

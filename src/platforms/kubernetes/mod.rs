@@ -39,7 +39,8 @@ pub use release::{Before, Isolation, MetricsPort, Release, RouteKind, RouteRef, 
 /// On the Deployment while a release runs: a [`release::Held`] as JSON. Removing it by hand tells Wade to let go.
 pub const RELEASE: &str = "wade.dev/release";
 /// On a Deployment: another value with each write of Wade's that lets it roll, so that the policy which pauses other
-/// writers' changes can tell Wade's from theirs (an object does not say who writes it). Gone when it is let go.
+/// writers' changes can tell Wade's from theirs (an object does not say who writes it). Taken off in a write of its own
+/// once a release has let go: a write that takes it off counts as somebody else's.
 pub const WRITE: &str = "wade.dev/write";
 /// Label of a Deployment whose template others may change and only a release puts into force: `true`.
 pub const HOLD: &str = "wade.dev/hold";

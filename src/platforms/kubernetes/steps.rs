@@ -516,6 +516,8 @@ impl KubernetesPlatform {
     /// Nothing that stays belongs to Wade: the next server-side apply meets no conflict.
     async fn disown(&self) -> Result<(), PlatformError> {
         let release = &self.release;
+        self.ensure(Kind::Deployment, &release.deployment, workload::unmarked)
+            .await?;
         let mut objects = vec![(Kind::Deployment, release.deployment.clone())];
         objects.extend(release.services.iter().map(|service| (Kind::Service, service.clone())));
         objects.extend(release.routes.iter().map(|part| (part.kind.kind(), part.name.clone())));

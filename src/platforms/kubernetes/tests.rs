@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::adapter::{KubernetesPlatform, watched};
 use super::reach::Reach;
 use super::release::{Before, Isolation, LabelPair, Release, RouteKind, RouteRef};
-use super::{EPOCH, HASH, RELEASE, REVISION, template};
+use super::{EPOCH, HASH, RELEASE, REVISION, WRITE, template};
 use crate::apiserver::ApiServer;
 use crate::apiserver::testing::FakeServer;
 use crate::apiserver::value::{annotation, count, label, name, selects, text, uid};
@@ -416,8 +416,8 @@ async fn the_pods_that_were_judged_are_the_pods_that_serve() {
     assert_eq!(spec["strategy"]["rollingUpdate"]["maxSurge"], json!("25%"));
     assert_eq!(deployment["spec"]["revisionHistoryLimit"], json!(10));
     assert_eq!(
-        (annotation(&deployment, RELEASE), annotation(&deployment, EPOCH)),
-        (None, None)
+        [RELEASE, EPOCH, WRITE].map(|ours| annotation(&deployment, ours)),
+        [None; 3]
     );
     assert_eq!(ground.rules(), rules(), "the route is exactly as it was");
     assert_eq!(ground.fake.object(&format!("{SERVICES}/app-canary")), None);

@@ -191,7 +191,17 @@ fn put_back(changes: &mut Changes, deployment: &Value, release: &Release) {
     }
     changes.forget(deployment, RELEASE);
     changes.forget(deployment, EPOCH);
-    changes.forget(deployment, WRITE);
+    // The policy that pauses others' changes takes a missing mark for somebody else's write: it is taken off afterwards.
+    changes.annotate(deployment, WRITE, &format!("release {}, let go", release.number));
+}
+
+/// The mark of Wade's own writes goes when the release has let go.
+pub fn unmarked(deployment: &Value) -> Option<Patch> {
+    let mut changes = Changes::of(deployment);
+    if annotation(deployment, RELEASE).is_none() {
+        changes.forget(deployment, WRITE);
+    }
+    changes.patch()
 }
 
 /// The canary's ReplicaSet as it is created: exactly the Deployment's template, with the hash, and isolated.
