@@ -9,8 +9,9 @@ use crate::support::trial::{Evidence, Policy, SHORT, Trial};
 
 /// Writes that a release may cost, without the record and the Lease.
 const MOST_WRITES: usize = 25;
-/// Seconds over what the policy waits.
-const MOST_EXTRA: f64 = 10.0;
+/// Seconds over what the policy waits: 7 to 10 on a node of two cores that runs two other tests. How many exactly is a
+/// figure, and printed; more than this is a wait for something that did not come.
+const MOST_EXTRA: f64 = 25.0;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]

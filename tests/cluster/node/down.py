@@ -22,8 +22,7 @@ def down() -> None:
     for name in sorted(processes.names(), key=lambda name: name != "kubelet"):
         if name != "containerd":
             processes.stop(name, force=True)
-    bundles = [bundle for bundle in BUNDLES.glob("*") if (bundle / "config.json").exists()]
-    specs = {bundle: json.loads((bundle / "config.json").read_text()) for bundle in bundles}
+    specs = _specs()
     for root in cgroup_roots():
         for pid in _members(root):
             processes.kill(pid)
@@ -66,11 +65,30 @@ def cgroup_roots() -> list[Path]:
     return sorted(folder / NETNS for folder in hierarchies)
 
 
+def _specs() -> dict[Path, dict]:
+    """What each container was made of, by its bundle; containerd takes bundles away while we look."""
+    specs = {}
+    for bundle in BUNDLES.glob("*"):
+        try:
+            specs[bundle] = json.loads((bundle / "config.json").read_text())
+        except (OSError, ValueError):
+            continue
+    return specs
+
+
+def _cgroups(root: Path) -> list[Path]:
+    """The cgroup and all below it, the deepest first.
+
+    Not `rglob`: that raises where a folder goes between its being listed and its being read, and these do.
+    """
+    return [Path(folder) for folder, _, _ in os.walk(root, topdown=False)]
+
+
 def _members(root: Path) -> set[int]:
     pids = set()
-    for file in root.rglob("cgroup.procs"):
+    for folder in _cgroups(root):
         try:
-            pids.update(map(int, file.read_text().split()))
+            pids.update(map(int, (folder / "cgroup.procs").read_text().split()))
         except OSError:
             # The cgroup went while we looked.
             continue
@@ -79,9 +97,8 @@ def _members(root: Path) -> set[int]:
 
 def _remove_cgroup(root: Path) -> None:
     """A cgroup is removed as an empty folder, though it shows files; the deepest first."""
-    for folder in sorted((folder for folder in root.rglob("*") if folder.is_dir()), reverse=True):
+    for folder in _cgroups(root):
         _rmdir(folder)
-    _rmdir(root)
 
 
 def _rmdir(folder: Path) -> None:
