@@ -28,15 +28,16 @@
 //!
 //! * [`apiserver`]: a Kubernetes API server: requests, watches, objects as values.
 //! * [`signals`]: where the judge's increments come from (the proxy, the processes' `/metrics`, Prometheus).
-//! * [`platforms`]: what carries revisions; today one server with real processes behind Wade's own proxy.
+//! * [`platforms`]: what carries revisions: a Deployment on Kubernetes, or real processes behind Wade's own proxy.
 //! * [`smoke`]: the questions a new revision answers before it meets a user.
-//! * [`store`]: the record, written before anything is done; SQLite.
+//! * [`store`]: the record, written before anything is done: SQLite, or a ConfigMap with a Lease.
 //! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.
 //! * [`notify`]: telling Slack and webhooks what a release does, without ever holding it up.
 //! * [`telemetry`]: metrics, Kubernetes Events, a trace per release and JSON logs, beside the release as well.
 //! * [`daemon`]: many releases on one machine, the API, what happens after a crash.
 //! * [`cluster`]: one release at a time on Kubernetes, carried by the step of a pipeline, without a daemon.
 //! * [`crd`]: the custom resources of a daemon in a cluster, from the types.
+//! * [`operator`]: that daemon: whatever changes a Deployment becomes a release of `cluster`'s, whoever changed it.
 //! * [`install`]: what such a daemon is made of, as manifests, a chart and `wade install`.
 //! * [`api`]: the HTTP API that may be exposed: who calls, may they, how much, and what they are told.
 //! * [`cli`]: one file per verb; whatever a verb can do, any program can do through the API.

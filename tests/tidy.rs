@@ -21,7 +21,7 @@ const LONG: [(&str, &str); 1] = [(
 const INNER: [&str; 4] = ["spec", "plan", "engine", "judge"];
 
 /// What each ring of modules may not name, and why.
-const BANS: [(&[&str], &[&str], &str); 7] = [
+const BANS: [(&[&str], &[&str], &str); 8] = [
     (
         &INNER,
         &[
@@ -79,6 +79,7 @@ const BANS: [(&[&str], &[&str], &str); 7] = [
             "engine",
             "install",
             "judge",
+            "operator",
             "plan",
             "platforms",
             "redact",
@@ -109,6 +110,11 @@ const BANS: [(&[&str], &[&str], &str); 7] = [
         ],
         &["crate::telemetry"],
         "what is told of does not know who tells",
+    ),
+    (
+        &["cluster", "crd", "store", "platforms"],
+        &["crate::operator"],
+        "a step needs no daemon; a daemon does a step's work",
     ),
 ];
 

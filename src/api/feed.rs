@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::{Doors, problem};
+use super::Doors;
 use crate::controller::Notice;
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::daemon::client::Notices;
@@ -111,7 +111,7 @@ impl Feeds {
             open.remove(place);
         }
         // Somebody may have come while nobody was there.
-        feed.finish(End::Lost(problem(
+        feed.finish(End::Lost(Problem::new(
             ProblemKind::Unavailable,
             "the stream has ended; follow again",
         )));

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 use super::cache::Cache;
 use super::limits::Buckets;
-use super::{Caller, Gatekeeper, Right, problem};
+use super::{Caller, Gatekeeper, Right};
 use crate::apiserver::ApiServer;
 use crate::apiserver::value::{list, text};
 use crate::clock::stopwatch;
@@ -172,7 +172,7 @@ impl Gatekeeper for ClusterGate {
             None => {
                 // Who tries tokens must not keep the API server busy.
                 if !locked(&self.failures).has(&address, now) {
-                    return Err(problem(
+                    return Err(Problem::new(
                         ProblemKind::Busy,
                         "too many tokens from this address were not accepted; wait a minute",
                     ));
@@ -189,7 +189,7 @@ impl Gatekeeper for ClusterGate {
             let audience = self.audience.as_ref().map_or_else(String::new, |audience| {
                 format!(" for the audience `{audience}` (kubectl create token … --audience {audience})")
             });
-            problem(
+            Problem::new(
                 ProblemKind::Unauthenticated,
                 format!("the token is not accepted; send one of this cluster that is valid now{audience}"),
             )
@@ -221,7 +221,7 @@ impl Gatekeeper for ClusterGate {
                 answer
             }
         };
-        answer.map_err(|why| problem(ProblemKind::Forbidden, why))
+        answer.map_err(|why| Problem::new(ProblemKind::Forbidden, why))
     }
 }
 
@@ -230,7 +230,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 fn unknown(message: &str) -> Problem {
-    problem(ProblemKind::Unavailable, message)
+    Problem::new(ProblemKind::Unavailable, message)
 }
 
 /// What is missing, in the words in which somebody can give it.
@@ -247,7 +247,7 @@ fn lacking(by: &Caller, right: Right<'_>) -> String {
 
 /// The one token of a request.
 pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    let refused = |why: &str| problem(ProblemKind::Unauthenticated, why);
+    let refused = |why: &str| Problem::new(ProblemKind::Unauthenticated, why);
     let mut shown = headers.get_all(header::AUTHORIZATION).iter();
     let (first, second) = (shown.next(), shown.next());
     let Some(value) = first else {

@@ -19,7 +19,7 @@ use super::limits::{Buckets, MOST_CALLERS, Places, Settings};
 use super::request::{At, Peer, Refusal, body, dress, json, own_origin, query, reason};
 use super::routes::{Access, Act, DEPLOYMENTS, RELEASES, ROUTES, Route};
 use super::stream::{Form, Line, Sight, Who, of_fleet, of_release};
-use super::{Caller, Doors, Gatekeeper, Right, openapi, problem};
+use super::{Caller, Doors, Gatekeeper, Right, openapi};
 use crate::clock::stopwatch;
 use crate::daemon::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget};
 use crate::engine::{Actor, CommandKind};
@@ -65,7 +65,7 @@ pub fn router(doors: Arc<dyn Doors>, gate: Arc<dyn Gatekeeper>, settings: Settin
     }
     router
         .fallback(|| async {
-            Refusal::from(problem(
+            Refusal::from(Problem::new(
                 ProblemKind::NotFound,
                 "there is nothing at this path; /api/v1/openapi.json describes what there is",
             ))
@@ -99,7 +99,7 @@ impl App {
         let within = self.settings.answer_within;
         let answered = tokio::time::timeout(within, self.act(route, asked, at, parts, body)).await;
         answered.unwrap_or_else(|_| {
-            Err(problem(
+            Err(Problem::new(
                 ProblemKind::Unavailable,
                 format!(
                     "no answer within {} s; what was asked for may go on, look before asking again",
@@ -114,7 +114,7 @@ impl App {
     async fn asked(&self, parts: &Parts) -> Result<Asked, Refusal> {
         own_origin(&parts.headers)?;
         let Some(Peer(peer)) = parts.extensions.get::<Peer>().copied() else {
-            return Err(problem(ProblemKind::Unavailable, "it is not known where the request comes from").into());
+            return Err(Problem::new(ProblemKind::Unavailable, "it is not known where the request comes from").into());
         };
         let mut caller = self.gate.authenticate(&parts.headers, peer).await?;
         caller.actor.from = Some(peer.ip().to_canonical().to_string());
@@ -129,7 +129,7 @@ impl App {
                 peer,
                 headers: parts.headers.clone(),
             }),
-            Err(seconds) => Err(Refusal::from(problem(
+            Err(seconds) => Err(Refusal::from(Problem::new(
                 ProblemKind::Busy,
                 format!("{} asks too often; wait {seconds} s", caller.actor.user),
             ))
@@ -161,7 +161,7 @@ impl App {
         let _working = match tokio::time::timeout(PLACE_WITHIN, self.at_once.acquire()).await {
             Ok(place) => place.expect("it is never closed"),
             Err(_) => {
-                return Err(problem(ProblemKind::Busy, "too many requests are worked on; try again later").into());
+                return Err(Problem::new(ProblemKind::Busy, "too many requests are worked on; try again later").into());
             }
         };
         let door = || self.doors.at(&at.namespace, &asked.caller.actor);
@@ -341,7 +341,7 @@ fn ok(value: &impl serde::Serialize) -> Result<Response, Refusal> {
 }
 
 fn no_sight(actor: &Actor) -> Refusal {
-    problem(
+    Problem::new(
         ProblemKind::Forbidden,
         format!("{} may not see rollouts in any namespace that has some", actor.user),
     )
@@ -435,7 +435,7 @@ impl Audit {
             Ok(done) => Ok(done?),
             Err(_) => {
                 self.line("broken");
-                Err(problem(ProblemKind::Unavailable, "the daemon failed at it; its log says more").into())
+                Err(Problem::new(ProblemKind::Unavailable, "the daemon failed at it; its log says more").into())
             }
         }
     }

@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::problem;
 use crate::daemon::api::{Problem, ProblemKind};
 
 /// Callers whose rate is remembered.
@@ -157,13 +156,13 @@ impl Places {
         let mut taken = self.taken();
         let own = taken.get(caller).copied().unwrap_or(0);
         if own >= self.each {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Busy,
                 format!("{caller} follows {own} streams already, the most that one caller may; end one"),
             ));
         }
         if taken.values().sum::<usize>() >= self.all {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Busy,
                 format!("all {} places for streams are taken; try again later", self.all),
             ));

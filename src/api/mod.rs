@@ -47,7 +47,7 @@ pub use limits::Settings;
 pub use request::Peer;
 pub use serve::{Transport, serve};
 
-use crate::daemon::api::{Problem, ProblemKind, RolloutView};
+use crate::daemon::api::{Problem, RolloutView};
 use crate::daemon::client::Door;
 use crate::engine::Actor;
 
@@ -102,11 +102,4 @@ pub trait Gatekeeper: Send + Sync {
     /// # Errors
     /// [`ProblemKind::Forbidden`] if they may not, [`ProblemKind::Unavailable`] if it cannot be told now.
     async fn allow(&self, by: &Caller, right: Right<'_>) -> Result<(), Problem>;
-}
-
-pub(crate) fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
-    Problem {
-        kind,
-        message: message.into(),
-    }
 }

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::limits::Settings;
-use super::problem;
 use crate::daemon::api::{Problem, ProblemKind};
 
 /// The longest reason: it goes into the record and into the log.
@@ -57,7 +56,7 @@ impl Refusal {
     pub(super) fn with(status: StatusCode, kind: ProblemKind, message: impl Into<String>) -> Self {
         Self {
             status,
-            problem: problem(kind, message),
+            problem: Problem::new(kind, message),
             retry_after: None,
         }
     }
@@ -69,7 +68,7 @@ impl Refusal {
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
-        problem(ProblemKind::Invalid, message).into()
+        Problem::new(ProblemKind::Invalid, message).into()
     }
 
     pub(super) fn kind(&self) -> ProblemKind {
@@ -197,7 +196,7 @@ pub(super) fn own_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     if own && !host.is_empty() {
         Ok(())
     } else {
-        Err(problem(
+        Err(Problem::new(
             ProblemKind::Forbidden,
             "requests on behalf of other pages are refused (Origin)",
         )

@@ -31,8 +31,8 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use super::TlsFiles;
 use super::request::Peer;
-use super::{TlsFiles, problem};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::daemon::otlp::tls;
 
@@ -89,7 +89,7 @@ pub async fn serve(
 ) -> Result<(), Problem> {
     let address = listener
         .local_addr()
-        .map_err(|error| problem(ProblemKind::Unavailable, error.to_string()))?;
+        .map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))?;
     let tls = match files {
         Some(files) => {
             // What is there now is stamped before it is read: a change in between is seen as one.
@@ -101,7 +101,7 @@ pub async fn serve(
         }
         None if address.ip().is_loopback() => None,
         None => {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Invalid,
                 format!(
                     "the API would listen on {address}, which others can reach, without TLS: name {PLACE}.cert and {PLACE}.key, or listen on a loopback address"

@@ -50,7 +50,7 @@ impl Who {
     async fn again(&mut self) -> Result<(), Problem> {
         let caller = self.gate.authenticate(&self.headers, self.peer).await?;
         if caller.actor.user != self.caller.actor.user {
-            return Err(super::problem(
+            return Err(Problem::new(
                 ProblemKind::Unauthenticated,
                 "the token is somebody else's now",
             ));
@@ -255,7 +255,7 @@ impl Sight {
             return Ok(*known);
         }
         if self.by_namespace.len() >= MOST_NAMESPACES {
-            return Err(super::problem(
+            return Err(Problem::new(
                 ProblemKind::Forbidden,
                 format!(
                     "there are rollouts in more than {MOST_NAMESPACES} namespaces and you may not see all of them; ask for one namespace"

@@ -18,9 +18,11 @@ use super::screen::{Format, Screen};
 use crate::api::gate::ClusterGate;
 use crate::api::{self, TlsFiles, Transport};
 use crate::clock::SystemClock;
+use crate::cluster::identity;
+use crate::crd::SYSTEM;
 use crate::operator::consider::HoldMode;
 use crate::operator::desk::Desk;
-use crate::operator::{HOME, Operator, Settings, probes};
+use crate::operator::{Operator, Settings, probes};
 use crate::spec::targets::AllowedHosts;
 use crate::telemetry::meters::counted;
 use crate::telemetry::{self, Telemetry};
@@ -36,7 +38,7 @@ pub(super) struct OperateArgs {
     #[arg(long, value_name = "NAME", requires = "cluster")]
     only_namespace: Option<String>,
     /// The namespace that Wade itself lives in
-    #[arg(long, value_name = "NAME", default_value = HOME, env = "WADE_HOME_NAMESPACE", hide_env_values = true)]
+    #[arg(long, value_name = "NAME", default_value = SYSTEM, env = "WADE_HOME_NAMESPACE", hide_env_values = true)]
     home: String,
     /// The kubeconfig's context; the pod's own account if there is no kubeconfig
     #[arg(long, value_name = "NAME", requires = "cluster")]
@@ -101,10 +103,8 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
     };
     let home = connection.api().await?.from_inside();
     let place = home.in_namespace(args.only_namespace.as_deref().unwrap_or_default());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     let settings = Settings {
-        identity: format!("{}-{}", host.trim(), unique.split('-').next().unwrap_or_default()),
+        identity: identity(),
         hosts: AllowedHosts(args.allow_host.clone()),
         hold: match args.hold {
             Hold::Auto => None,

@@ -1,10 +1,10 @@
 //! What is asked before a release, by `wade deploy` and by `wade check` alike: permissions, objections, everything.
 
+use super::Cluster;
 use super::admit::Admission;
 use super::check::Check;
-use super::door::{running, unavailable};
+use super::door::running;
 use super::rbac::{self, Lacking, Need};
-use super::{Cluster, problem};
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest};
 use crate::store::configmap::ConfigMapStore;
 
@@ -20,7 +20,7 @@ impl Cluster {
         }
         let who = self.caller().await.user;
         let refusal = lacking.refusal(&who, self.namespace()).unwrap_or_default();
-        Err(problem(ProblemKind::Forbidden, refusal))
+        Err(Problem::new(ProblemKind::Forbidden, refusal))
     }
 
     /// As [`Self::permitted`], for a release that has been worked out.
@@ -41,7 +41,12 @@ impl Cluster {
     ) -> Result<Vec<String>, Problem> {
         let name = &admission.release.deployment;
         let mut against = Vec::new();
-        if !retried && let Some(failed) = store.quarantined(&admission.canary.id).await.map_err(unavailable)? {
+        if !retried
+            && let Some(failed) = store
+                .quarantined(&admission.canary.id)
+                .await
+                .map_err(Problem::unavailable)?
+        {
             against.push(format!(
                 "revision {} of {name} failed in release {} ({}); `wade retry deployment/{name} -n {}` tries it again",
                 admission.canary.version,

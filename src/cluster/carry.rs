@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::confine::OnlyAllowed;
-use super::door::{running, unavailable};
-use super::{Carrying, Cluster, NOTICES, problem, told};
+use super::door::running;
+use super::{Carrying, Cluster, NOTICES, told};
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiServer, Kind};
 use crate::clock::{Clock, stopwatch};
@@ -111,7 +111,7 @@ impl Cluster {
                 return Ok(None);
             }
             if watch.elapsed() > LEASE_WITHIN {
-                return Err(problem(
+                return Err(Problem::new(
                     ProblemKind::Conflict,
                     format!(
                         "{rollout} is in the hands of {holder}, which is alive; `wade status deployment/{rollout} -w` follows what it does"
@@ -146,7 +146,7 @@ impl Cluster {
             match taken.map_err(not_taken)? {
                 Claim::Held(held) => Arc::new(held),
                 Claim::HeldBy(holder) => {
-                    return Err(problem(
+                    return Err(Problem::new(
                         ProblemKind::Unavailable,
                         format!("{holder} keeps taking the Lease of {rollout} back; trying again may help"),
                     ));
@@ -160,7 +160,7 @@ impl Cluster {
             Ok(record) => record,
             // Going back waits for nothing.
             Err(_) if urgent.is_some() => record,
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(Problem::unavailable(error)),
         };
         if record.state.outcome().is_some() {
             // It is no fault to keep it until it runs out.
@@ -207,7 +207,7 @@ impl Cluster {
     /// Drives `record`'s release in the background, holding `lease`.
     pub(super) async fn carry(self: &Arc<Self>, lease: Arc<Held>, mut record: ReleaseRecord) -> Result<(), Problem> {
         let mut release: Release = serde_json::from_value(record.canary.workload.clone()).map_err(|error| {
-            problem(
+            Problem::new(
                 ProblemKind::Unavailable,
                 format!("the record of {} does not say how to go on ({error})", record.key),
             )
@@ -216,11 +216,11 @@ impl Cluster {
         let wake = Arc::new(Notify::new());
         let store = ConfigMapStore::watch(&self.api, &record.key.rollout, Arc::clone(&wake))
             .await
-            .map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
         store
             .take_over(lease.epoch(), &self.identity)
             .await
-            .map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
         let (notices, _) = broadcast::channel(NOTICES);
         let (urgent, stop) = (Urgent::default(), CancellationToken::new());
         let key = record.key.clone();
@@ -254,7 +254,7 @@ impl Cluster {
 fn not_taken(error: LeaseError) -> Problem {
     match error {
         LeaseError::Api(error) => told(&error),
-        LeaseError::Store(error) => unavailable(error),
+        LeaseError::Store(error) => Problem::unavailable(error),
     }
 }
 

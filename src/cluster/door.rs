@@ -13,7 +13,7 @@ use super::find::Found;
 use super::follower::Follower;
 use super::probe::{Probe, probe};
 use super::rbac::{self, Lacking};
-use super::{Cluster, problem, told};
+use super::{Cluster, told};
 use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
 use crate::daemon::api::{
@@ -60,12 +60,12 @@ impl Cluster {
             .ok_or_else(|| self.no_such(deployment))?;
         let (rollout, resolved) = self.policy(deployment)?;
         let (ask, lane) = self.ask(&found, request, store).await?;
-        found.stable().map_err(|why| problem(ProblemKind::Conflict, why))?;
-        let faults = |faults: Vec<String>| problem(ProblemKind::Invalid, faults.join("\n"));
+        found.stable().map_err(|why| Problem::new(ProblemKind::Conflict, why))?;
+        let faults = |faults: Vec<String>| Problem::new(ProblemKind::Invalid, faults.join("\n"));
         let template = new_template(&self.api, &found, &ask).await.map_err(faults)?;
         let reach = Reach::open(&self.api)
             .await
-            .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
+            .map_err(|error| Problem::new(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
         let probe = probe(&found.stable_pods(), &reach, &self.client, &self.clock).await;
         let mut admission = admit(
             &rollout,
@@ -77,7 +77,7 @@ impl Cluster {
             lane,
             request.require_proof,
         )
-        .map_err(|faults| problem(ProblemKind::Conflict, faults.join("\n")))?;
+        .map_err(|faults| Problem::new(ProblemKind::Conflict, faults.join("\n")))?;
         admission.report.refusals.extend(self.missing_config(&template).await);
         admission.report.refusals.extend(self.refused(&admission.plan));
         Ok(Worked {
@@ -105,7 +105,7 @@ impl Cluster {
     }
 
     pub(super) fn no_such(&self, deployment: &str) -> Problem {
-        problem(
+        Problem::new(
             ProblemKind::NotFound,
             format!(
                 "there is no deployment {deployment} in namespace {}; create it with `kubectl apply` (there is nothing to compare a first version with), or name another namespace with -n",
@@ -137,7 +137,7 @@ impl Cluster {
             ReleaseTarget::File { .. } if self.options.ask.is_empty() && self.options.any => {
                 Ok((of_template(present(found)), lane))
             }
-            ReleaseTarget::File { .. } if self.options.ask.is_empty() => Err(problem(
+            ReleaseTarget::File { .. } if self.options.ask.is_empty() => Err(Problem::new(
                 ProblemKind::Invalid,
                 format!(
                     "say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"
@@ -154,7 +154,7 @@ impl Cluster {
                     .filter(|template| !template.is_null())
                     .map(|template| (of_template(template), Lane::Rollback))
                     .ok_or_else(|| {
-                        problem(
+                        Problem::new(
                             ProblemKind::NotFound,
                             format!("release {number} of {name} is not kept any more; `wade history deployment/{name}` lists those that are"),
                         )
@@ -163,7 +163,7 @@ impl Cluster {
             ReleaseTarget::Rollback { number: None } => earlier_template(found)
                 .map(|template| (of_template(template), Lane::Rollback))
                 .ok_or_else(|| {
-                    problem(
+                    Problem::new(
                         ProblemKind::NotFound,
                         format!(
                             "deployment {name} keeps no earlier revision (`kubectl rollout history deployment/{name}`)"
@@ -171,11 +171,11 @@ impl Cluster {
                     )
                 }),
             ReleaseTarget::Retry => {
-                let last = store.latest().await.map_err(unavailable)?;
+                let last = store.latest().await.map_err(Problem::unavailable)?;
                 last.filter(|record| record.state.outcome().is_some_and(|outcome| !outcome.is_forward()))
                     .map(|record| (of_template(record.canary.workload["template"].clone()), lane))
                     .ok_or_else(|| {
-                        problem(
+                        Problem::new(
                             ProblemKind::Conflict,
                             format!("the last release of {name} did not fail; there is nothing to try again"),
                         )
@@ -198,7 +198,7 @@ impl Cluster {
         let (ask, _) = self.ask(&found, request, store).await?;
         let template = new_template(&self.api, &found, &ask)
             .await
-            .map_err(|faults| problem(ProblemKind::Invalid, faults.join("\n")))?;
+            .map_err(|faults| Problem::new(ProblemKind::Invalid, faults.join("\n")))?;
         Ok((template::hash(&template), template::version_of(&template, None)))
     }
 
@@ -240,7 +240,7 @@ impl Cluster {
         let mut worked = self.work_out(name, request, store).await?;
         // A way back is asked for without a file: those who were told of the way on are told of it too.
         if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
-            let last = store.latest().await.map_err(unavailable)?;
+            let last = store.latest().await.map_err(Problem::unavailable)?;
             worked.admission.plan.notify = last.map(|record| record.plan.notify).unwrap_or_default();
         }
         let admission = &worked.admission;
@@ -258,7 +258,7 @@ impl Cluster {
         let mut against = admission.report.refusals.clone();
         against.extend(self.objections(store, admission, retried).await?);
         if !against.is_empty() {
-            return Err(problem(ProblemKind::Conflict, against.join("\n")));
+            return Err(Problem::new(ProblemKind::Conflict, against.join("\n")));
         }
         let lacking = self.check_rights(admission).await?;
         let started = self.started(&worked, lacking);
@@ -271,7 +271,7 @@ impl Cluster {
             return Ok(None);
         }
         let mut canary = admission.canary.clone();
-        canary.workload = serde_json::to_value(&admission.release).map_err(unavailable)?;
+        canary.workload = serde_json::to_value(&admission.release).map_err(Problem::unavailable)?;
         let release = NewRelease {
             rollout: name.to_owned(),
             canary,
@@ -285,16 +285,16 @@ impl Cluster {
         store
             .set_kept_releases(kept, self.clock.now())
             .await
-            .map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
         store
             .set_stable(&admission.stable, self.clock.now())
             .await
-            .map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
         let key = store
             .create_release(&release, self.clock.now())
             .await
-            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
-        let record = store.load(&key).await.map_err(unavailable)?;
+            .map_err(|error| Problem::new(ProblemKind::Conflict, error.to_string()))?;
+        let record = store.load(&key).await.map_err(Problem::unavailable)?;
         self.carry(lease, record).await?;
         Ok(Some(Started {
             release: Some(key),
@@ -327,7 +327,7 @@ impl Cluster {
                     if !self.is_in_living_hands(deployment).await? {
                         continue;
                     }
-                    return Err(problem(
+                    return Err(Problem::new(
                         ProblemKind::Conflict,
                         format!(
                             "{} is releasing {version} already; `wade status deployment/{deployment} -n {} -w` follows it",
@@ -363,7 +363,7 @@ impl Cluster {
                 store
                     .add_command(&record.key, CommandKind::Abort, &by, Some(&reason), self.clock.now())
                     .await
-                    .map_err(unavailable)?;
+                    .map_err(Problem::unavailable)?;
             }
             self.carry_on(store, record, false).await?;
             // What could not be told of the other release is not this caller's concern.
@@ -405,17 +405,13 @@ fn present(found: &Found) -> Value {
 
 /// The number of the newest release, running or not.
 async fn latest_number(store: &ConfigMapStore) -> Result<Option<u64>, Problem> {
-    let latest = store.latest().await.map_err(unavailable)?;
+    let latest = store.latest().await.map_err(Problem::unavailable)?;
     Ok(latest.map(|record| record.key.number))
 }
 
 /// The release that is not over.
 pub(crate) async fn running(store: &ConfigMapStore) -> Result<Option<ReleaseRecord>, Problem> {
-    store.running().await.map_err(unavailable)
-}
-
-pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {
-    problem(ProblemKind::Unavailable, error.to_string())
+    store.running().await.map_err(Problem::unavailable)
 }
 
 #[async_trait]
@@ -458,7 +454,7 @@ impl Door for Arc<Cluster> {
 
     async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
         if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Invalid,
                 "an emergency release needs a reason for the audit; add --reason",
             ));
@@ -484,7 +480,7 @@ impl Door for Arc<Cluster> {
     async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem> {
         let store = self.store(name);
         let record = running(&store).await?.ok_or_else(|| {
-            problem(
+            Problem::new(
                 ProblemKind::Conflict,
                 format!(
                     "no release of {name} is running, so there is nothing to {}",
@@ -513,7 +509,7 @@ impl Door for Arc<Cluster> {
                 self.carry_on_with(&store, record.clone(), true, Some(command)).await?;
                 id
             }
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(Problem::unavailable(error)),
         };
         let here = self.carried(|carrying| carrying.key == key).unwrap_or(false);
         let abandoned = !here && self.is_abandoned(name).await?;
@@ -552,7 +548,7 @@ impl Door for Arc<Cluster> {
         Ok(store
             .releases()
             .await
-            .map_err(unavailable)?
+            .map_err(Problem::unavailable)?
             .iter()
             .map(summary)
             .collect())
@@ -563,7 +559,7 @@ impl Door for Arc<Cluster> {
         store
             .release(key)
             .await
-            .map_err(|error| problem(ProblemKind::NotFound, error.to_string()))
+            .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
     }
 
     async fn events(&self, key: &ReleaseKey, from: u64) -> Result<Box<dyn Notices>, Problem> {
@@ -575,7 +571,7 @@ impl Door for Arc<Cluster> {
         let record = store
             .release(key)
             .await
-            .map_err(|error| problem(ProblemKind::NotFound, error.to_string()))?;
+            .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
         let follower = Follower::new(store, &record, from, notices);
         Ok(Box::new(follower))
     }
@@ -621,7 +617,7 @@ impl Door for Arc<Cluster> {
                     self.clock.now(),
                 )
                 .await
-                .map_err(unavailable)?;
+                .map_err(Problem::unavailable)?;
         }
         let key = record.key.clone();
         self.carry_on(&store, record, false).await?;

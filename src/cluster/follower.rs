@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::door::unavailable;
 use crate::controller::Notice;
 use crate::daemon::api::Problem;
 use crate::daemon::client::Notices;
@@ -91,7 +90,7 @@ impl Notices for Follower {
                         return Ok(Some(notice));
                     }
                     Err(RecvError::Lagged(_)) => {
-                        let record = self.store.load(&self.key).await.map_err(unavailable)?;
+                        let record = self.store.load(&self.key).await.map_err(Problem::unavailable)?;
                         self.read(&record);
                     }
                     // Somebody else carries it now.
@@ -99,7 +98,7 @@ impl Notices for Follower {
                 },
                 None => {
                     tokio::time::sleep(LOOK).await;
-                    let record = self.store.load(&self.key).await.map_err(unavailable)?;
+                    let record = self.store.load(&self.key).await.map_err(Problem::unavailable)?;
                     let before = self.backlog.len();
                     self.read(&record);
                     if self.backlog.len() == before

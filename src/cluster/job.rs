@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Cluster, problem, told};
+use super::{Cluster, told};
 use crate::apiserver::value::{condition, list, name, text, uid};
 use crate::apiserver::{Fault, Kind, Selection};
 use crate::daemon::api::{Problem, ProblemKind};
@@ -174,7 +174,7 @@ impl Cluster {
 
     async fn check_account(&self, spec: &JobSpec) -> Result<(), Problem> {
         if matches!(self.api.get(Kind::ServiceAccount, &spec.account).await, Ok(None)) {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Conflict,
                 format!(
                     "there is no ServiceAccount {account} in namespace {namespace} for the Job to run as; make it with what it may do: `kubectl create serviceaccount {account} -n {namespace}` and `wade rbac -n {namespace} --service-account {namespace}/{account} | kubectl apply -f -`",
@@ -242,7 +242,7 @@ impl Cluster {
                 Err(error) => return Err(told(&error)),
             }
         }
-        Err(problem(
+        Err(Problem::new(
             ProblemKind::Conflict,
             format!("the Job {name} of the release before does not go; `kubectl delete job/{name}` says why"),
         ))
@@ -255,7 +255,7 @@ impl Cluster {
     pub async fn job_standing(&self, job: &str) -> Result<JobStanding, Problem> {
         let object = self.api.get(Kind::Job, job).await.map_err(|error| told(&error))?;
         let Some(object) = object else {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::NotFound,
                 format!("the Job {job} is gone: somebody has deleted it"),
             ));

@@ -7,9 +7,9 @@
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
 //! speaks against it), [`check`] (the same as one value, to be shown), [`before`] (asking for it), [`carry`] (holding the
-//! Lease and driving the controller), [`door`] (what the command line asks), [`rbac`] (which permissions that takes), `through` (a daemon that does it instead),
-//! [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It decides nothing about a release: the
-//! engine does.
+//! Lease and driving the controller), [`door`] (what the command line asks), `through` (a daemon that does it instead),
+//! [`rbac`] (which permissions that takes), [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It
+//! decides nothing about a release: the engine does.
 
 pub mod admit;
 pub mod before;
@@ -34,7 +34,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::apiserver::{ApiError, ApiServer, Fault, Meter};
+use crate::apiserver::{ApiError, ApiServer, Fault};
 use crate::clock::Clock;
 use crate::controller::{Notice, Pass};
 use crate::daemon::api::{Problem, ProblemKind};
@@ -109,25 +109,13 @@ impl Cluster {
     /// No HTTP client can be made.
     pub fn new(api: ApiServer, options: Options, clock: Arc<dyn Clock>) -> Result<Self, Problem> {
         let client = crate::signals::http::http_client()
-            .map_err(|error| problem(ProblemKind::Unavailable, error.to_string()))?;
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
-        let identity = format!(
-            "{}-{}-{}",
-            host.trim(),
-            std::process::id(),
-            unique.split('-').next().unwrap_or_default()
-        );
-        let api = match &options.telemetry {
-            Some(telemetry) => api.metered(Arc::clone(telemetry) as Arc<dyn Meter>),
-            None => api,
-        };
+            .map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))?;
         Ok(Self {
             api,
             clock,
             client,
             options,
-            identity,
+            identity: identity(),
             leases: Mutex::default(),
             carrying: Mutex::new(None),
             late: Mutex::default(),
@@ -177,7 +165,7 @@ impl Cluster {
         }
         rollout.spec.notify.extend(self.options.notify.iter().cloned());
         let resolved = resolve(&rollout, &self.options.strategies)
-            .map_err(|faults| problem(ProblemKind::Invalid, faults.to_string()))?;
+            .map_err(|faults| Problem::new(ProblemKind::Invalid, faults.to_string()))?;
         Ok((rollout, resolved))
     }
 
@@ -190,7 +178,7 @@ impl Cluster {
             if let Some(left) = left
                 && left < longest
             {
-                return Err(problem(
+                return Err(Problem::new(
                     ProblemKind::Conflict,
                     format!(
                         "the release may take {} and {what} only last{} {} more; use a quicker strategy, or give it more time",
@@ -218,19 +206,24 @@ impl Cluster {
     }
 }
 
+/// Who this process, or a part of it, is in a Lease: never the same twice.
+pub fn identity() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let unique = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    format!(
+        "{}-{}-{}",
+        host.trim(),
+        std::process::id(),
+        unique.split('-').next().unwrap_or_default()
+    )
+}
+
 /// What is done for a Deployment that no file describes: the default strategy, nothing else.
 pub fn default_rollout(deployment: &str, namespace: &str) -> Rollout {
     let text = format!(
         "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {deployment}, namespace: {namespace}}}\nspec:\n  workload: {{deployment: {deployment}}}\n"
     );
     crate::spec::read_rollout(&text, "the default").expect("the names are those of objects that exist")
-}
-
-fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
-    Problem {
-        kind,
-        message: message.into(),
-    }
 }
 
 /// What the API server said, as a caller of Wade is told.
@@ -242,5 +235,5 @@ pub(crate) fn told(error: &ApiError) -> Problem {
         Fault::Exists | Fault::Conflict(_) | Fault::Refused(_) => ProblemKind::Conflict,
         Fault::Invalid(_) => ProblemKind::Unavailable,
     };
-    problem(kind, error.to_string())
+    Problem::new(kind, error.to_string())
 }

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::find::Found;
 use super::probe::probe;
-use super::{Cluster, problem, told};
+use super::{Cluster, told};
 use crate::apiserver::value::{annotation, count, label, name};
 use crate::apiserver::view::View;
 use crate::apiserver::{Kind, Selection};
@@ -92,7 +92,7 @@ impl Cluster {
         let plan_and_probe = self.observer_plan(deployment).await?;
         let (plan, metrics) = plan_and_probe;
         let rolling = tokio::time::timeout(wait, self.rolling(deployment)).await.map_err(|_| {
-            problem(
+            Problem::new(
                 ProblemKind::Conflict,
                 format!(
                     "no rolling update of deployment {deployment} has begun within {} s; begin one beside this command",
@@ -114,7 +114,7 @@ impl Cluster {
         view.synced(SYNC_WITHIN).await.map_err(|error| told(&error))?;
         let reach = Reach::open(&self.api)
             .await
-            .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
+            .map_err(|error| Problem::new(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
         let signals = KubernetesSignals::new(
             Arc::clone(&view),
             release.clone(),
@@ -205,7 +205,7 @@ impl Cluster {
         let (rollout, resolved) = self.policy(deployment)?;
         let reach = Reach::open(&self.api)
             .await
-            .map_err(|error| problem(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
+            .map_err(|error| Problem::new(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
         let seen = probe(&found.stable_pods(), &reach, &self.client, &self.clock).await;
         let around = Circumstances {
             found: Some(PlanFound {

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Cluster, problem, told};
+use super::{Cluster, told};
 use crate::apiserver::value::{list, name, number, text, time, uid};
 use crate::apiserver::{ApiError, Fault, Kind, Selection};
 use crate::clock::stopwatch;
-use crate::crd::ReleaseSpec;
+use crate::crd::{ReleaseSpec, SYSTEM};
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, Started};
-use crate::operator::{HOME, leader};
-use crate::store::lease::DURATION;
+use crate::store::lease::{DURATION, LEADER};
 use crate::store::{ReleaseKey, configmap};
 
 /// How often it is looked what came of the Release object.
@@ -44,7 +43,7 @@ impl Cluster {
         });
         let asked = match self.api.create(Kind::Release, &object).await {
             Ok(asked) => asked,
-            // Somebody who may not ask the daemon may still do it themselves, as before.
+            // The definition has just been taken away, so there is no daemon any more.
             Err(ApiError {
                 fault: Fault::NotFound, ..
             }) => return Ok(None),
@@ -55,7 +54,7 @@ impl Cluster {
             let there = self.api.get(Kind::Release, name(&asked)).await;
             let there = there.map_err(|error| told(&error))?.ok_or_else(|| {
                 let message = format!("release {} was deleted before it began", name(&asked));
-                problem(ProblemKind::Conflict, message)
+                Problem::new(ProblemKind::Conflict, message)
             })?;
             if let Some(answer) = answered(deployment, &there) {
                 return answer.map(Some);
@@ -96,11 +95,11 @@ impl Cluster {
 
     /// Whether the Lease of the daemon's leader is fresh.
     async fn daemon_lives(&self) -> bool {
-        let home = self.options.home.as_deref().unwrap_or(HOME);
+        let home = self.options.home.as_deref().unwrap_or(SYSTEM);
         let lease = self
             .api
             .in_namespace(home)
-            .get(Kind::Lease, &configmap::name(leader::LEADER))
+            .get(Kind::Lease, &configmap::name(LEADER))
             .await;
         let Ok(Some(lease)) = lease else { return false };
         let fresh =
@@ -122,7 +121,7 @@ fn answered(deployment: &str, object: &Value) -> Option<Result<Started, Problem>
         "" => None,
         "refused" => {
             let kind = serde_json::from_value(status["problem"].clone()).unwrap_or(ProblemKind::Conflict);
-            Some(Err(problem(kind, message)))
+            Some(Err(Problem::new(kind, message)))
         }
         phase => {
             let release = number(status, "/number").map(|number| ReleaseKey {

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 
-use super::door::unavailable;
 use super::{Cluster, told};
 use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
@@ -29,7 +28,7 @@ impl Cluster {
             .list(Kind::Pod, &Selection::default())
             .await
             .map_err(|error| told(&error))?;
-        let latest = store.latest().await.map_err(unavailable)?;
+        let latest = store.latest().await.map_err(Problem::unavailable)?;
         let live = latest.as_ref().filter(|record| record.state.outcome().is_none());
         let revision = |hash: &str| -> Option<RevisionView> {
             let set = sets.iter().find(|set| {
@@ -52,7 +51,7 @@ impl Cluster {
                 (newest.and_then(revision), None)
             }
         };
-        let state = store.rollout().await.map_err(unavailable)?;
+        let state = store.rollout().await.map_err(Problem::unavailable)?;
         Ok(RolloutView {
             name: own.to_owned(),
             listen: None,

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::door::{running, unavailable};
+use super::door::running;
 use super::{Cluster, told};
 use crate::apiserver::Kind;
 use crate::apiserver::value::{count, flag, number};
@@ -63,7 +63,7 @@ impl Cluster {
         if let Some(what) = unfinished(&object) {
             return Ok(Waiting::Rollout(format!("deployment {deployment}: {what}")));
         }
-        let last = store.latest().await.map_err(unavailable)?;
+        let last = store.latest().await.map_err(Problem::unavailable)?;
         let last = last.and_then(|record| {
             let outcome = record.state.outcome()?.clone();
             Some(Box::new((summary(&record), outcome)))

@@ -284,13 +284,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         if self.judge.is_none() || self.doubtful || !self.unrecorded.is_empty() {
             return;
         }
-        let update = Update {
-            state: self.state.clone(),
-            entries: Vec::new(),
-            judge: self.judge.clone(),
-            verdict: self.verdict.clone(),
-            course: (!self.course.is_empty()).then(|| self.course.clone()),
-        };
+        let update = self.update(self.state.clone(), Vec::new());
         if let Err(error) = self.store.record(&self.key, self.epoch, &update).await {
             self.trouble(&error);
         }
@@ -448,6 +442,17 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         }
     }
 
+    /// What is written down: this, with all that the judge knows by now.
+    fn update(&self, state: State, entries: Vec<Entry>) -> Update {
+        Update {
+            state,
+            entries,
+            judge: self.judge.clone(),
+            verdict: self.verdict.clone(),
+            course: (!self.course.is_empty()).then(|| self.course.clone()),
+        }
+    }
+
     async fn record(&mut self, decision: Decision, now: Timestamp) -> Recorded {
         let news = !decision.entries.is_empty() || !self.unrecorded.is_empty();
         let judge_due = self.judge.is_some()
@@ -459,13 +464,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
             return Recorded::Yes(Box::new(decision));
         }
         let entries: Vec<Entry> = self.unrecorded.iter().chain(&decision.entries).cloned().collect();
-        let update = Update {
-            state: decision.state.clone(),
-            entries,
-            judge: self.judge.clone(),
-            verdict: self.verdict.clone(),
-            course: (!self.course.is_empty()).then(|| self.course.clone()),
-        };
+        let update = self.update(decision.state.clone(), entries);
         let written = if self.doubtful {
             // Deciding twice under one number would damage the history.
             Err(StoreError::Unavailable {

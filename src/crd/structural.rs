@@ -13,7 +13,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Map, Value, json};
 
-use crate::spec::remove_null;
+use crate::spec::{remove_null, required};
 
 /// Lists without a bound of their own: CEL's costs are estimated from it, and nobody writes a hundred smoke tests.
 const MOST_ITEMS: u64 = 100;
@@ -252,15 +252,6 @@ fn words(schema: &Value) -> Option<Vec<&str>> {
     let list = schema["oneOf"].as_array().or_else(|| schema["anyOf"].as_array())?;
     let all: Option<Vec<Vec<&str>>> = list.iter().map(words).collect();
     all.map(|all| all.concat())
-}
-
-fn required(schema: &Value) -> Vec<&str> {
-    schema["required"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect()
 }
 
 #[cfg(test)]

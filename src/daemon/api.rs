@@ -238,6 +238,21 @@ pub enum ProblemKind {
     Unavailable,
 }
 
+impl Problem {
+    /// A problem of this kind, in words.
+    pub fn new(kind: ProblemKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// What could not be done now: something that was needed failed.
+    pub fn unavailable(error: impl std::fmt::Display) -> Self {
+        Self::new(ProblemKind::Unavailable, error.to_string())
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)

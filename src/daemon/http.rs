@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::api::{CommandRequest, Problem, ProblemKind, ReleaseRequest};
 use super::metrics::joined;
 use super::releases::key;
-use super::{Daemon, peer, unavailable};
+use super::{Daemon, peer};
 use crate::controller::Notice;
 use crate::engine::{Actor, apply};
 use crate::store::{ReleaseKey, ReleaseRecord, Store};
@@ -48,7 +48,7 @@ pub async fn serve_socket(daemon: Arc<Daemon>, path: &Path, stop: CancellationTo
     axum::serve(listener, app)
         .with_graceful_shutdown(end)
         .await
-        .map_err(unavailable)
+        .map_err(Problem::unavailable)
 }
 
 /// The moment to stop: then those who wait or follow are let go, or their connections would never end.
@@ -87,7 +87,7 @@ pub async fn serve_http(
     axum::serve(listener, app)
         .with_graceful_shutdown(end)
         .await
-        .map_err(unavailable)
+        .map_err(Problem::unavailable)
 }
 
 fn router(daemon: Arc<Daemon>) -> Router {
@@ -218,7 +218,7 @@ async fn load(daemon: &Daemon, key: &ReleaseKey) -> Result<ReleaseRecord, Proble
                 key.rollout
             ),
         },
-        other => unavailable(other),
+        other => Problem::unavailable(other),
     })
 }
 
@@ -270,7 +270,7 @@ impl Follower {
         let record = load(&self.daemon, &self.key).await?;
         let mut state = crate::engine::State::new(record.created);
         for entry in record.history {
-            state = apply(&record.plan, &state, &entry.event, entry.at).map_err(unavailable)?;
+            state = apply(&record.plan, &state, &entry.event, entry.at).map_err(Problem::unavailable)?;
             if entry.number >= self.next {
                 self.next = entry.number + 1;
                 self.tell(&Notice::Entry {

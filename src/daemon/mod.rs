@@ -156,19 +156,19 @@ impl Daemon {
         clock: Arc<dyn Clock>,
         telemetry: Arc<Telemetry>,
     ) -> Result<Arc<Self>, Problem> {
-        let data = DataDir::open(&setup.data, clock.now()).map_err(unavailable)?;
+        let data = DataDir::open(&setup.data, clock.now()).map_err(Problem::unavailable)?;
         let store = Arc::new(data.store().clone());
         let epoch = data.epoch();
         let ledger = Arc::clone(&store) as Arc<dyn crate::platforms::local::process::Ledger>;
-        let (supervisor, adoption) =
-            Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone()).map_err(unavailable)?;
+        let (supervisor, adoption) = Supervisor::open(&setup.data, ledger, Arc::clone(&clock), setup.processes.clone())
+            .map_err(Problem::unavailable)?;
         tracing::info!(
             adopted = adoption.adopted.len(),
             lost = adoption.lost.len(),
             epoch,
             "processes adopted"
         );
-        let client = crate::signals::http::http_client().map_err(unavailable)?;
+        let client = crate::signals::http::http_client().map_err(Problem::unavailable)?;
         let daemon = Arc::new(Self {
             setup,
             data,
@@ -231,7 +231,7 @@ impl Daemon {
             kind: ProblemKind::Unavailable,
             message: format!("{name}: {error}"),
         })?;
-        let running = self.store.running(name).map_err(unavailable)?;
+        let running = self.store.running(name).map_err(Problem::unavailable)?;
         self.restore(&service, running.as_ref())?;
         service.begin();
         let managed = Arc::new(Managed {
@@ -281,7 +281,7 @@ impl Daemon {
     /// Who was stable, who canary, and how requests were divided, as the record says.
     fn restore(&self, service: &Arc<Service>, running: Option<&ReleaseRecord>) -> Result<(), Problem> {
         let name = service.name();
-        let stable = self.store.stable(name).map_err(unavailable)?;
+        let stable = self.store.stable(name).map_err(Problem::unavailable)?;
         let stable_now = stable.as_ref().map(|revision| running_of(revision, None)).transpose()?;
         let (mut canary, mut split, mut keep) = (None, ALL_STABLE, Vec::new());
         if let Some(record) = running {
@@ -445,14 +445,14 @@ impl Daemon {
         let raised = self.store.raise_epoch();
         if let Ok(epoch) = &raised {
             self.epoch.store(*epoch, Ordering::SeqCst);
-            managed.service.admit(*epoch).map_err(unavailable)?;
+            managed.service.admit(*epoch).map_err(Problem::unavailable)?;
         }
         // Also without a new epoch: a record that cannot be written must not keep users on the canary.
         managed
             .service
             .change(|_, split| *split = ALL_STABLE)
-            .map_err(unavailable)?;
-        raised.map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
+        raised.map_err(Problem::unavailable)?;
         self.spawn(managed);
         Ok(())
     }
@@ -508,7 +508,7 @@ impl Daemon {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn record(&self, key: &ReleaseKey) -> Result<ReleaseRecord, Problem> {
-        self.store.release(key).map_err(unavailable)
+        self.store.release(key).map_err(Problem::unavailable)
     }
 
     /// Where a service's requests come in.
@@ -645,13 +645,6 @@ fn service_setup(usable: &Usable, data: &Path) -> Result<ServiceSetup, Problem> 
             .port
             .map(|_| data.join("prometheus").join(format!("{}.json", usable.name()))),
     })
-}
-
-pub(crate) fn unavailable(error: impl std::fmt::Display) -> Problem {
-    Problem {
-        kind: ProblemKind::Unavailable,
-        message: error.to_string(),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

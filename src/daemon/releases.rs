@@ -9,7 +9,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::api::{Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started};
 use super::rollouts::Usable;
-use super::{Daemon, Managed, running_of, unavailable};
+use super::{Daemon, Managed, running_of};
 use crate::controller::Notice;
 use crate::engine::{Actor, Command, CommandKind, Event, Outcome};
 use crate::plan::{Circumstances, Comparison, Lane, Outlook, Plan, lower, render};
@@ -26,13 +26,6 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-fn problem(kind: ProblemKind, message: impl Into<String>) -> Problem {
-    Problem {
-        kind,
-        message: message.into(),
-    }
-}
-
 impl Daemon {
     /// The rollout called `name`, from its file.
     pub(crate) fn usable(&self, name: &str) -> Result<Usable, Problem> {
@@ -40,7 +33,7 @@ impl Daemon {
         rollouts.usable.get(name).cloned().ok_or_else(|| {
             let known: Vec<&str> = rollouts.usable.keys().map(String::as_str).collect();
             if !rollouts.faults.is_empty() {
-                return problem(
+                return Problem::new(
                     ProblemKind::Invalid,
                     format!(
                         "no usable rollout {name}; files in the rollouts folder have faults:\n{}",
@@ -52,7 +45,7 @@ impl Daemon {
                 .iter()
                 .max_by(|a, b| strsim::jaro(a, name).total_cmp(&strsim::jaro(b, name)));
             let hint = near.map(|near| format!("; did you mean {near}?")).unwrap_or_default();
-            problem(
+            Problem::new(
                 ProblemKind::NotFound,
                 format!("there is no rollout {name} in the rollouts folder{hint}"),
             )
@@ -65,7 +58,7 @@ impl Daemon {
     /// Everything that is wrong with the request; nothing has been touched then.
     pub async fn release(self: &Arc<Self>, name: &str, request: ReleaseRequest, by: Actor) -> Result<Started, Problem> {
         if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Invalid,
                 "an emergency release needs a reason for the audit; add --reason",
             ));
@@ -79,10 +72,10 @@ impl Daemon {
         let canary = {
             let (daemon, usable, request) = (Arc::clone(self), usable.clone(), request.clone());
             let read = tokio::task::spawn_blocking(move || daemon.revision(&usable, &request));
-            read.await.map_err(unavailable)??
+            read.await.map_err(Problem::unavailable)??
         };
         self.wait_for_running(&managed, &usable, &canary).await?;
-        let stable = self.store().stable(name).map_err(unavailable)?;
+        let stable = self.store().stable(name).map_err(Problem::unavailable)?;
         if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
             return Ok(Started {
                 release: None,
@@ -96,9 +89,12 @@ impl Daemon {
             });
         }
         if !matches!(request.target, ReleaseTarget::Retry)
-            && let Some(failed) = self.store().quarantined(name, &canary.id).map_err(unavailable)?
+            && let Some(failed) = self
+                .store()
+                .quarantined(name, &canary.id)
+                .map_err(Problem::unavailable)?
         {
-            return Err(problem(
+            return Err(Problem::new(
                 ProblemKind::Conflict,
                 format!(
                     "revision {} of {name} failed in release {} ({}); `wade retry {name}` tries it again",
@@ -132,10 +128,10 @@ impl Daemon {
         let (store, now) = (self.store(), self.clock().now());
         store
             .set_kept_releases(name, usable.rollout.spec.history.unwrap_or(10), now)
-            .map_err(unavailable)?;
+            .map_err(Problem::unavailable)?;
         let key = store
             .create_release(&release, Beside::Nothing, now)
-            .map_err(|error| problem(ProblemKind::Conflict, error.to_string()))?;
+            .map_err(|error| Problem::new(ProblemKind::Conflict, error.to_string()))?;
         self.wake(&managed);
         Ok(Started {
             release: Some(key),
@@ -152,7 +148,7 @@ impl Daemon {
         if same(Path::new(path)).is_some_and(|named| Some(named) == same(&usable.path)) {
             return Ok(());
         }
-        Err(problem(
+        Err(Problem::new(
             ProblemKind::Forbidden,
             format!(
                 "{path} is not the file that the daemon has for {}: {}; the rollouts folder decides what runs, so change the file there",
@@ -164,7 +160,7 @@ impl Daemon {
 
     fn revision(&self, usable: &Usable, request: &ReleaseRequest) -> Result<Revision, Problem> {
         let name = usable.name();
-        let invalid = |message: String| problem(ProblemKind::Invalid, message);
+        let invalid = |message: String| Problem::new(ProblemKind::Invalid, message);
         match &request.target {
             ReleaseTarget::File { set, .. } => {
                 let (bound, workload) = usable.workload(set).map_err(invalid)?;
@@ -185,17 +181,17 @@ impl Daemon {
                     None => self.served_before(name)?,
                 };
                 served.ok_or_else(|| {
-                    problem(ProblemKind::NotFound, match number {
+                    Problem::new(ProblemKind::NotFound, match number {
                         Some(number) => format!("release {number} of {name} did not promote a revision that is still kept; `wade history {name}` lists them"),
                         None => format!("no revision of {name} has served before the present one; `wade history {name}` lists them"),
                     })
                 })
             }
             ReleaseTarget::Retry => {
-                let last = self.store().latest(name).map_err(unavailable)?;
+                let last = self.store().latest(name).map_err(Problem::unavailable)?;
                 let failed = last.filter(|record| record.state.outcome().is_some_and(|outcome| !outcome.is_forward()));
                 failed.map(|record| record.canary).ok_or_else(|| {
-                    problem(
+                    Problem::new(
                         ProblemKind::Conflict,
                         format!("the last release of {name} did not fail; there is nothing to try again"),
                     )
@@ -209,14 +205,14 @@ impl Daemon {
         match self.store().release(key) {
             Ok(record) if record.state.outcome().is_some_and(Outcome::is_forward) => Ok(Some(record.canary)),
             Ok(_) | Err(StoreError::Unknown(_)) => Ok(None),
-            Err(error) => Err(unavailable(error)),
+            Err(error) => Err(Problem::unavailable(error)),
         }
     }
 
     /// The revision that served last before the present one.
     fn served_before(&self, name: &str) -> Result<Option<Revision>, Problem> {
-        let stable = self.store().stable(name).map_err(unavailable)?;
-        let served = self.store().revisions(name).map_err(unavailable)?;
+        let stable = self.store().stable(name).map_err(Problem::unavailable)?;
+        let served = self.store().revisions(name).map_err(Problem::unavailable)?;
         let others = served
             .into_iter()
             .filter(|served| stable.as_ref().is_none_or(|stable| stable.id != served.revision.id));
@@ -228,9 +224,9 @@ impl Daemon {
     async fn wait_for_running(&self, managed: &Managed, usable: &Usable, canary: &Revision) -> Result<(), Problem> {
         let name = usable.name();
         let mut notices = self.follow();
-        while let Some(running) = self.store().running(name).map_err(unavailable)? {
+        while let Some(running) = self.store().running(name).map_err(Problem::unavailable)? {
             if running.canary.id == canary.id {
-                return Err(problem(
+                return Err(Problem::new(
                     ProblemKind::Conflict,
                     format!(
                         "{} is releasing {} already; `wade status {name} -w` follows it",
@@ -242,7 +238,7 @@ impl Daemon {
                 managed.supersede(&canary.version);
             }
             let stopping = || {
-                problem(
+                Problem::new(
                     ProblemKind::Unavailable,
                     "the daemon is stopping; nothing was begun, so ask the next one",
                 )
@@ -319,20 +315,24 @@ impl Daemon {
         by: Actor,
     ) -> Result<Acknowledged, Problem> {
         let managed = self.managed(name).ok_or_else(|| {
-            problem(
+            Problem::new(
                 ProblemKind::NotFound,
                 format!("there is no rollout {name}; `wade status` lists them"),
             )
         })?;
-        let running = self.store().running(name).map_err(unavailable)?.ok_or_else(|| {
-            problem(
-                ProblemKind::Conflict,
-                format!(
-                    "no release of {name} is running, so there is nothing to {}",
-                    request.kind
-                ),
-            )
-        })?;
+        let running = self
+            .store()
+            .running(name)
+            .map_err(Problem::unavailable)?
+            .ok_or_else(|| {
+                Problem::new(
+                    ProblemKind::Conflict,
+                    format!(
+                        "no release of {name} is running, so there is nothing to {}",
+                        request.kind
+                    ),
+                )
+            })?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
         let added = self
@@ -359,7 +359,7 @@ impl Daemon {
                 managed.urgent.set(&key, command.clone());
                 command
             }
-            Err(error) => return Err(unavailable(error)),
+            Err(error) => return Err(Problem::unavailable(error)),
         };
         self.wake(&managed);
         let first = if request.kind == CommandKind::Abort {
@@ -417,9 +417,9 @@ impl Daemon {
     /// As [`Self::release`].
     pub fn preview(self: &Arc<Self>, name: &str, set: &BTreeMap<String, String>) -> Result<String, Problem> {
         let usable = self.usable(name)?;
-        bind(&usable.rollout, set).map_err(|faults| problem(ProblemKind::Invalid, faults.to_string()))?;
+        bind(&usable.rollout, set).map_err(|faults| Problem::new(ProblemKind::Invalid, faults.to_string()))?;
         let managed = self.open_service(&usable)?;
-        let stable = self.store().stable(name).map_err(unavailable)?;
+        let stable = self.store().stable(name).map_err(Problem::unavailable)?;
         let plan = self.plan(&managed, &usable, &ReleaseRequest::default(), stable.as_ref());
         let outlook = managed.rate().map(|rate| Outlook {
             requests_per_second: rate,

@@ -1,7 +1,7 @@
 //! What is shown of services and releases: one place that turns the record and the present into the API's words.
 
 use super::api::{InstanceView, Problem, ReleaseSummary, RevisionView, RolloutView};
-use super::{Daemon, Managed, unavailable};
+use super::{Daemon, Managed};
 use crate::engine::desired::split_now;
 use crate::engine::{Event, Outcome, Phase, Proof};
 use crate::plan::{ALL_STABLE, Split};
@@ -51,8 +51,8 @@ impl Daemon {
                 instances,
             }
         };
-        let rollout = self.store().rollout(name).map_err(unavailable)?;
-        let latest = self.store().latest(name).map_err(unavailable)?;
+        let rollout = self.store().rollout(name).map_err(Problem::unavailable)?;
+        let latest = self.store().latest(name).map_err(Problem::unavailable)?;
         Ok(RolloutView {
             name: name.to_owned(),
             listen: service.address().map(|address| address.to_string()),
@@ -74,13 +74,13 @@ impl Daemon {
 
     /// The releases that are kept, newest first.
     pub(crate) fn summaries(&self, name: &str) -> Result<Vec<ReleaseSummary>, Problem> {
-        let list = self.store().list(name, LISTED).map_err(unavailable)?;
+        let list = self.store().list(name, LISTED).map_err(Problem::unavailable)?;
         list.iter()
             .map(|listed| {
                 self.store()
                     .release(&listed.key)
                     .map(|record| summary(&record))
-                    .map_err(unavailable)
+                    .map_err(Problem::unavailable)
             })
             .collect()
     }

@@ -11,12 +11,10 @@ use serde_json::{Value, json};
 
 use super::{HoldApi, SYSTEM, object, rights};
 use crate::apiserver::Kind;
-use crate::platforms::kubernetes::{HOLD, PART, RELEASE, WRITE};
+use crate::platforms::kubernetes::{HOLD, HOLD_POLICY, PART, RELEASE, WRITE};
 
 /// Label of a namespace in which policies refuse instead of warning.
 pub const ENFORCE: &str = "wade.dev/enforce";
-/// The policy that holds, and its binding.
-pub const HOLD_POLICY: &str = "wade-hold";
 
 /// The policy that pauses, with its binding, in the version that the API server serves; nothing where it serves none.
 pub fn hold(api: HoldApi) -> Vec<Value> {

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::{NAME, SYSTEM, object};
 use crate::apiserver::Kind;
 use crate::cluster::rbac::{self, Part};
+use crate::store::configmap;
+use crate::store::lease::LEADER;
 
-/// The Lease of the daemon that leads, and the Role to look at it.
-const LEADER: &str = "wade-leader";
 const READ: [&str; 3] = ["get", "list", "watch"];
 /// What may be asked of a running release; each a verb of its own on `releases.wade.dev`.
 pub const COMMANDS: [&str; 8] = [
@@ -25,6 +25,7 @@ pub const COMMANDS: [&str; 8] = [
 
 /// All of it, in the order of the manifests.
 pub fn all() -> Vec<Value> {
+    let leader = configmap::name(LEADER);
     vec![
         object(Kind::ServiceAccount, NAME, json!({})),
         cluster_role("wade", releasing()),
@@ -41,11 +42,11 @@ pub fn all() -> Vec<Value> {
             NAME,
             json!({ "roleRef": reference("Role", NAME), "subjects": [account()] }),
         ),
-        object(Kind::Role, LEADER, json!({ "rules": alive() })),
+        object(Kind::Role, &leader, json!({ "rules": alive() })),
         object(
             Kind::RoleBinding,
-            LEADER,
-            json!({ "roleRef": reference("Role", LEADER), "subjects": [
+            &leader,
+            json!({ "roleRef": reference("Role", &leader), "subjects": [
                 { "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated" },
             ] }),
         ),
@@ -56,7 +57,7 @@ pub fn all() -> Vec<Value> {
 /// secret.
 fn alive() -> Vec<Value> {
     let mut rule = rule("coordination.k8s.io", &["leases"], &["get"]);
-    rule["resourceNames"] = json!([LEADER]);
+    rule["resourceNames"] = json!([configmap::name(LEADER)]);
     vec![rule]
 }
 

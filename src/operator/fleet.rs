@@ -50,6 +50,12 @@ pub struct PolicySketch {
 }
 
 impl PolicySketch {
+    /// Whether it is about this Deployment.
+    fn is_about(&self, at: &At) -> bool {
+        let name = self.deployment.as_ref().unwrap_or(&self.at.name);
+        self.at.namespace == at.namespace && *name == at.name
+    }
+
     /// The Deployment that it is about; one of its own name as long as it does not say.
     pub fn about(&self) -> At {
         At {
@@ -248,14 +254,9 @@ impl Fleet {
         known
             .policies
             .values()
-            .filter(|policy| policy.about() == *at)
+            .filter(|policy| policy.is_about(at))
             .cloned()
             .collect()
-    }
-
-    /// How many Rollouts there are.
-    pub fn rollouts(&self) -> usize {
-        self.known().policies.len()
     }
 
     /// Every Rollout with its Deployment.
@@ -269,7 +270,7 @@ impl Fleet {
         let names: Vec<&str> = known
             .policies
             .values()
-            .filter(|policy| policy.about() == *at)
+            .filter(|policy| policy.is_about(at))
             .map(|policy| policy.at.name.as_str())
             .collect();
         let about = known

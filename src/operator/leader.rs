@@ -13,10 +13,8 @@ use crate::apiserver::value::text;
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiError, ApiServer, Kind, Selection};
 use crate::clock::Clock;
-use crate::store::lease::{Claim, Held, Lease};
+use crate::store::lease::{Claim, Held, LEADER, Lease};
 
-/// The Lease's name is `wade-` and this.
-pub const LEADER: &str = "leader";
 /// How often a standby looks by itself whether the leader has fallen silent; news of its Lease wake it at once.
 const LOOK: Duration = Duration::from_secs(2);
 

@@ -27,16 +27,13 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{ApiError, ApiServer, Kind, Meter};
 use crate::clock::{Clock, stopwatch};
 use crate::cluster::Cluster;
+use crate::platforms::kubernetes::HOLD_POLICY;
 use crate::spec::targets::AllowedHosts;
 use crate::telemetry::Telemetry;
 use consider::{HoldMode, Looked, Memory, Next};
 use fleet::{At, Fleet};
 use leader::Leadership;
 
-/// The policy that pauses changed Deployments, by name.
-pub const HOLD_POLICY: &str = "wade-hold";
-/// The namespace that Wade lives in unless told otherwise.
-pub const HOME: &str = "wade-system";
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
 /// A loop that has not turned for this long hangs.
@@ -192,17 +189,6 @@ impl Operator {
         let (synced, broken) = self.fleet.watches();
         self.telemetry.watches(synced, broken);
         &self.telemetry
-    }
-
-    /// How many rollouts there are, and how many releases this process carries.
-    pub fn sizes(&self) -> (usize, usize) {
-        let state = self.state();
-        let running = state
-            .work
-            .values()
-            .flat_map(BTreeMap::values)
-            .filter(|work| work.counts);
-        (self.fleet.rollouts(), running.count())
     }
 
     /// A standby turns too: its probes say that it lives.

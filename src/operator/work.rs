@@ -383,17 +383,13 @@ impl Operator {
     pub(super) async fn cluster(&self, policy: &PolicySketch, ask: Ask, by: Actor) -> Result<Arc<Cluster>, Problem> {
         let at = &policy.at;
         let api = self.api(at);
-        let unavailable = |message: String| Problem {
-            kind: ProblemKind::Unavailable,
-            message,
-        };
         let object = api
             .get(Kind::Rollout, &at.name)
             .await
-            .map_err(|error| unavailable(error.to_string()))?
-            .ok_or_else(|| unavailable(format!("rollout {} is gone", at.name)))?;
+            .map_err(Problem::unavailable)?
+            .ok_or_else(|| Problem::unavailable(format!("rollout {} is gone", at.name)))?;
         let rollout = crd::rollout::read(&object).map_err(|faults| invalid(faults.to_string()))?;
-        let strategies = self.strategies(&api).await.map_err(unavailable)?;
+        let strategies = self.strategies(&api).await.map_err(Problem::unavailable)?;
         let files: BTreeMap<String, StrategyFile> = strategies
             .iter()
             .map(|(name, strategy)| (name.clone(), strategy.file(name)))
@@ -433,10 +429,6 @@ impl Operator {
         cluster: &Cluster,
         request: &ReleaseRequest,
     ) -> Result<(), Problem> {
-        let unavailable = |message: String| Problem {
-            kind: ProblemKind::Unavailable,
-            message,
-        };
         let lane = match (&request.target, request.emergency) {
             (ReleaseTarget::Rollback { .. }, _) => Lane::Rollback,
             (_, true) => Lane::Emergency {
@@ -455,8 +447,8 @@ impl Operator {
             places.push(self.home.clone());
         }
         for place in places {
-            for object in listed(&place, Kind::Freeze).await.map_err(unavailable)? {
-                freezes.push(FrozenBy::read(&object).map_err(unavailable)?);
+            for object in listed(&place, Kind::Freeze).await.map_err(Problem::unavailable)? {
+                freezes.push(FrozenBy::read(&object).map_err(Problem::unavailable)?);
             }
         }
         let at = (policy.at.namespace.as_str(), policy.at.name.as_str());
@@ -465,7 +457,7 @@ impl Operator {
             against.push(freeze.to_string());
         }
         let (rollout, resolved) = cluster.policy(&policy.about().name)?;
-        for (name, strategy) in &self.strategies(&self.place).await.map_err(unavailable)? {
+        for (name, strategy) in &self.strategies(&self.place).await.map_err(Problem::unavailable)? {
             if let Some(minima) = strategy.minima_for(name, &rollout) {
                 let below = below_minima(&rollout, &resolved, &lane, minima);
                 against.extend(
@@ -608,10 +600,7 @@ async fn listed(api: &ApiServer, kind: Kind) -> Result<Vec<Value>, String> {
 }
 
 fn invalid(message: String) -> Problem {
-    Problem {
-        kind: ProblemKind::Invalid,
-        message,
-    }
+    Problem::new(ProblemKind::Invalid, message)
 }
 
 /// `kubectl-set` from ` (last written by kubectl-set at …)`.

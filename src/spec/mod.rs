@@ -34,6 +34,7 @@ pub use other::read_as;
 pub use read::{Document, read, read_config, read_rollout, read_strategy};
 pub use rollout::*;
 pub(crate) use schema::remove_null;
+pub(crate) use schema::required;
 pub use schema::schema;
 pub use strategies::{Resolved, resolve};
 pub use validate::{DEFAULT_READY, DEFAULT_SETTLE, Note, notes, validate, validate_strategy};

@@ -188,7 +188,8 @@ fn words(schema: &Value) -> Option<Vec<&str>> {
     schema["enum"].as_array()?.iter().map(Value::as_str).collect()
 }
 
-fn required(schema: &Value) -> Vec<&str> {
+/// The fields that a schema asks for.
+pub(crate) fn required(schema: &Value) -> Vec<&str> {
     schema["required"]
         .as_array()
         .into_iter()

@@ -29,6 +29,8 @@ use super::configmap::{self, ConfigMapStore};
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, value};
 use crate::clock::Clock;
 
+/// In place of a rollout's name, in Wade's own namespace: the Lease of the daemon that leads.
+pub const LEADER: &str = "leader";
 /// How long a holder that does not renew keeps its turn.
 pub const DURATION: SignedDuration = SignedDuration::from_secs(15);
 /// How far apart the clocks of two machines may be before a renewal looks older than it is.

@@ -12,9 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::super::{
-    Caller, Doors, Gatekeeper, Right, Settings, TlsFiles, Transport, gate::bearer, problem, router, serve,
-};
+use super::super::{Caller, Doors, Gatekeeper, Right, Settings, TlsFiles, Transport, gate::bearer, router, serve};
 use crate::controller::Notice;
 use crate::daemon::api::{
     Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, RolloutView, Started,
@@ -112,7 +110,10 @@ impl ShopDoor {
         if name == self.0.key().rollout {
             Ok(())
         } else {
-            Err(problem(ProblemKind::NotFound, format!("there is no rollout {name}")))
+            Err(Problem::new(
+                ProblemKind::NotFound,
+                format!("there is no rollout {name}"),
+            ))
         }
     }
 }
@@ -168,7 +169,10 @@ impl Door for ShopDoor {
         if *key == record.key {
             Ok(record)
         } else {
-            Err(problem(ProblemKind::NotFound, format!("there is no record of {key}")))
+            Err(Problem::new(
+                ProblemKind::NotFound,
+                format!("there is no record of {key}"),
+            ))
         }
     }
 
@@ -220,7 +224,7 @@ impl Notices for ShopNotices {
                 );
                 Ok(Some(notice))
             }
-            Err(_) => Err(problem(ProblemKind::Unavailable, "the carrier is gone")),
+            Err(_) => Err(Problem::new(ProblemKind::Unavailable, "the carrier is gone")),
         }
     }
 }
@@ -240,7 +244,7 @@ impl Gatekeeper for Arc<Guards> {
     async fn authenticate(&self, headers: &HeaderMap, _: SocketAddr) -> Result<Caller, Problem> {
         let user = bearer(headers)?;
         if user == "nobody" {
-            return Err(problem(ProblemKind::Unauthenticated, "the token is not accepted"));
+            return Err(Problem::new(ProblemKind::Unauthenticated, "the token is not accepted"));
         }
         Ok(Caller {
             actor: Actor::named(user),
@@ -250,7 +254,7 @@ impl Gatekeeper for Arc<Guards> {
 
     async fn allow(&self, by: &Caller, right: Right<'_>) -> Result<(), Problem> {
         if self.away.load(Ordering::SeqCst) {
-            return Err(problem(ProblemKind::Unavailable, "the API server is away"));
+            return Err(Problem::new(ProblemKind::Unavailable, "the API server is away"));
         }
         let rights = self.rights.lock().unwrap();
         let has =
@@ -258,7 +262,7 @@ impl Gatekeeper for Arc<Guards> {
         if self.open.load(Ordering::SeqCst) || has("*") || (!right.namespace.is_empty() && has(right.namespace)) {
             Ok(())
         } else {
-            Err(problem(ProblemKind::Forbidden, format!("may not {}", right.verb)))
+            Err(Problem::new(ProblemKind::Forbidden, format!("may not {}", right.verb)))
         }
     }
 }

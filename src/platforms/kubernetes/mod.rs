@@ -44,6 +44,8 @@ pub const RELEASE: &str = "wade.dev/release";
 pub const WRITE: &str = "wade.dev/write";
 /// Label of a Deployment whose template others may change and only a release puts into force: `true`.
 pub const HOLD: &str = "wade.dev/hold";
+/// The policy in the API server that pauses such a Deployment when its template changes, by name.
+pub const HOLD_POLICY: &str = "wade-hold";
 /// On everything Wade writes while a release runs: the holder's epoch. A holder with a lower one stops.
 pub const EPOCH: &str = "wade.dev/epoch";
 /// On a Deployment that Wade has left paused because its template is somebody else's to put back: why.
