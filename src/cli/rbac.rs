@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Also pods/proxy: metrics and smoke tests from outside of the cluster. A strong right, see its comment
     #[arg(long, alias = "proxy")]
     scrape: bool,
+    /// With the right to make Jobs, for rollouts that have hooks
+    #[arg(long)]
+    hooks: bool,
     /// Also reading this Secret, which `spec.notify` names; may be repeated
     #[arg(long, value_name = "NAME", value_parser = word)]
     notify_secret: Vec<String>,
@@ -34,6 +37,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         namespace: args.namespace.clone(),
         account: args.service_account.clone(),
         scrape: args.scrape,
+        hooks: args.hooks,
         secrets: args.notify_secret.clone(),
     }));
     Ok(Exit::Done)

@@ -21,6 +21,7 @@ pub mod find;
 mod follower;
 pub mod job;
 pub mod observe;
+mod order;
 pub mod probe;
 pub mod rbac;
 mod through;

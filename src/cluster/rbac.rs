@@ -41,6 +41,8 @@ pub enum Part {
     Keda,
     /// PodDisruptionBudgets.
     Budget,
+    /// The author's own Jobs.
+    Hooks,
     /// Requests to the pods through the API server.
     Scrape,
 }
@@ -80,7 +82,7 @@ const fn rule(
 }
 
 /// Every rule there is, in the order of the Role.
-pub const ALL: [Rule; 19] = [
+pub const ALL: [Rule; 21] = [
     rule(
         Part::Release,
         Kind::Deployment,
@@ -208,6 +210,20 @@ pub const ALL: [Rule; 19] = [
         "idle stable pods must not stand in for serving ones, so the canary gets a budget of its own",
         "PodDisruptionBudgets are not found, and evictions may take the canary's pods",
     ),
+    rule(
+        Part::Hooks,
+        Kind::CronJob,
+        &["get"],
+        "hooks (spec.hooks) are made from CronJobs",
+        "",
+    ),
+    rule(
+        Part::Hooks,
+        Kind::Job,
+        &["get", "create"],
+        "hooks are Jobs. A strong right: whoever makes one runs it as any ServiceAccount of this namespace",
+        "",
+    ),
     Rule {
         part: Part::Scrape,
         kind: Kind::Pod,
@@ -278,7 +294,12 @@ impl Lacking {
     /// The command that prints the Role which gives what is missing.
     pub fn remedy(&self, namespace: &str) -> String {
         let scrape = self.needed.iter().any(|right| right.resource == "pods/proxy");
-        format!("wade rbac -n {namespace}{}", if scrape { " --scrape" } else { "" })
+        let hooks = self.needed.iter().any(|right| right.group == Kind::Job.group());
+        format!(
+            "wade rbac -n {namespace}{}{}",
+            if scrape { " --scrape" } else { "" },
+            if hooks { " --hooks" } else { "" }
+        )
     }
 
     /// What is worse for want of rights, one sentence each.
@@ -349,9 +370,10 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
     let asks_pods = plan.smoke.tests.iter().any(|test| !matches!(test, SmokeTest::Grpc(_)));
     ALL.iter()
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
+        .filter(|rule| rule.part != Part::Hooks || !plan.hooks.is_empty())
         .flat_map(|rule| {
             let essential = match rule.part {
-                Part::Release => true,
+                Part::Release | Part::Hooks => true,
                 Part::Words | Part::Look => false,
                 Part::Route(kind) => has_route(kind),
                 Part::Hpa => scaled_by(Kind::HorizontalPodAutoscaler),
@@ -494,6 +516,8 @@ pub struct RoleFor {
     pub account: String,
     /// With the right to ask the pods through the API server.
     pub scrape: bool,
+    /// With the right to make Jobs for hooks.
+    pub hooks: bool,
     /// Secrets that hold the addresses of notifications.
     pub secrets: Vec<String>,
 }
@@ -507,7 +531,12 @@ pub fn role(of: &RoleFor) -> String {
          apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: {account}\n  namespace: {}\nrules:\n",
         of.namespace, of.namespace
     );
-    for rule in ALL.iter().filter(|rule| rule.part != Part::Scrape || of.scrape) {
+    let wanted = |rule: &&Rule| match rule.part {
+        Part::Scrape => of.scrape,
+        Part::Hooks => of.hooks,
+        _ => true,
+    };
+    for rule in ALL.iter().filter(wanted) {
         out.push_str(&comment(rule));
         out.push_str(&entry(rule.kind.group(), &resource(rule), &[], rule.verbs));
     }
@@ -669,6 +698,7 @@ mod tests {
             namespace: "shop".to_owned(),
             account: "ci/deployer".to_owned(),
             scrape: true,
+            hooks: false,
             secrets: vec!["shop-slack".to_owned()],
         };
         insta::assert_snapshot!(role(&of));

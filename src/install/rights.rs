@@ -70,7 +70,7 @@ fn releasing() -> Vec<Value> {
     let mut rules: Vec<Value> = rbac::ALL
         .iter()
         // The daemon reaches pods by their addresses; the API server's way to any port of any pod is not for it.
-        .filter(|rule| rule.part != Part::Scrape)
+        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Hooks))
         .map(|rule| {
             json!({
                 "apiGroups": [rule.kind.group()], "resources": [rbac::resource(rule)], "verbs": rule.verbs,
@@ -99,7 +99,11 @@ fn watching() -> Vec<Value> {
         rule("", &["nodes"], &["list"]),
         rule(
             "admissionregistration.k8s.io",
-            &["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"],
+            &[
+                "mutatingadmissionpolicies",
+                "mutatingadmissionpolicybindings",
+                "validatingadmissionpolicybindings",
+            ],
             &["get", "list"],
         ),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
@@ -122,10 +126,11 @@ fn own() -> Vec<Value> {
 
 /// For a RoleBinding in a namespace whose Rollouts have hooks.
 fn hooks() -> Vec<Value> {
-    vec![
-        rule("batch", &["cronjobs"], &["get"]),
-        rule("batch", &["jobs"], &["get", "create"]),
-    ]
+    rbac::ALL
+        .iter()
+        .filter(|rule| rule.part == Part::Hooks)
+        .map(|one| rule(one.kind.group(), &[one.kind.plural()], one.verbs))
+        .collect()
 }
 
 fn viewing() -> Vec<Value> {
