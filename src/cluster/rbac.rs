@@ -43,6 +43,8 @@ pub enum Part {
     Budget,
     /// Requests to the pods through the API server.
     Scrape,
+    /// Asking a daemon, and minding what those who run the cluster say.
+    Daemon,
 }
 
 /// One rule of the Role.
@@ -80,7 +82,7 @@ const fn rule(
 }
 
 /// Every rule there is, in the order of the Role.
-pub const ALL: [Rule; 19] = [
+pub const ALL: [Rule; 23] = [
     rule(
         Part::Release,
         Kind::Deployment,
@@ -217,6 +219,34 @@ pub const ALL: [Rule; 19] = [
               can send any request to any port of any pod in this namespace. Not needed where wade itself runs inside of the cluster",
         without: "the pods cannot be asked from outside of the cluster, so there are no metrics of them",
     },
+    rule(
+        Part::Daemon,
+        Kind::Rollout,
+        &["list"],
+        "whether a Rollout is about the Deployment, so that a daemon is asked for the release",
+        "the release is not given to a daemon",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Release,
+        &["create", "get", "delete"],
+        "a daemon is asked by a Release object, which is removed if nobody takes it up",
+        "a daemon cannot be asked",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Freeze,
+        &["list"],
+        "nothing begins in a freeze of this namespace",
+        "freezes of this namespace are not minded by a step that works by itself",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Namespace,
+        &["get"],
+        "a freeze may name namespaces by their labels; a Role gives this one alone",
+        "a freeze that names namespaces by labels counts as one that is about this one",
+    ),
 ];
 
 /// One permission.
@@ -349,10 +379,12 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
     let asks_pods = plan.smoke.tests.iter().any(|test| !matches!(test, SmokeTest::Grpc(_)));
     ALL.iter()
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
+        // Whether they are wanted depends on what is installed: who looks for it says what could not be seen.
+        .filter(|rule| rule.part != Part::Daemon)
         .flat_map(|rule| {
             let essential = match rule.part {
                 Part::Release => true,
-                Part::Words | Part::Look => false,
+                Part::Words | Part::Look | Part::Daemon => false,
                 Part::Route(kind) => has_route(kind),
                 Part::Hpa => scaled_by(Kind::HorizontalPodAutoscaler),
                 Part::Keda => scaled_by(Kind::ScaledObject),
@@ -494,6 +526,8 @@ pub struct RoleFor {
     pub account: String,
     /// With the right to ask the pods through the API server.
     pub scrape: bool,
+    /// With what asking a daemon takes, and minding Freezes.
+    pub daemon: bool,
     /// Secrets that hold the addresses of notifications.
     pub secrets: Vec<String>,
 }
@@ -507,7 +541,12 @@ pub fn role(of: &RoleFor) -> String {
          apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: {account}\n  namespace: {}\nrules:\n",
         of.namespace, of.namespace
     );
-    for rule in ALL.iter().filter(|rule| rule.part != Part::Scrape || of.scrape) {
+    let wanted = |rule: &&Rule| match rule.part {
+        Part::Scrape => of.scrape,
+        Part::Daemon => of.daemon,
+        _ => true,
+    };
+    for rule in ALL.iter().filter(wanted) {
         out.push_str(&comment(rule));
         out.push_str(&entry(rule.kind.group(), &resource(rule), &[], rule.verbs));
     }
@@ -519,6 +558,11 @@ pub fn role(of: &RoleFor) -> String {
         out.push_str(
             "# Not given: pods/proxy (--scrape). Without it `wade` outside of the cluster can read no metrics of the pods and\n\
              # run no smoke tests; name a Prometheus under analysis.source, or run it inside of the cluster.\n",
+        );
+    }
+    if of.daemon {
+        out.push_str(
+            "# Given to everybody by `wade install`: whether a daemon leads (its Lease), Freezes of its namespace, ClusterStrategies.\n",
         );
     }
     out.push_str(&format!(
@@ -669,16 +713,18 @@ mod tests {
             namespace: "shop".to_owned(),
             account: "ci/deployer".to_owned(),
             scrape: true,
+            daemon: true,
             secrets: vec!["shop-slack".to_owned()],
         };
         insta::assert_snapshot!(role(&of));
         let plain = role(&RoleFor {
             scrape: false,
+            daemon: false,
             secrets: Vec::new(),
             ..of
         });
         assert!(
-            !plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"),
+            !plain.contains("resources: [pods/proxy]") && !plain.contains("secrets") && !plain.contains("wade.dev"),
             "{plain}"
         );
         assert!(plain.contains("# Not given: pods/proxy (--scrape)"));
