@@ -207,6 +207,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_has_paused_a_deployment_is_asked_and_the_policy_that_holds_changes_is_nobody() {
+        // Who has paused it, whether it is opted in, and whether a release is refused for it.
+        let cases = [
+            (Some("kubectl"), true, true),
+            (None, true, false),
+            (None, false, true),
+        ];
+        for (manager, opted_in, refused) in cases {
+            let fake = shop();
+            fake.edit("/apis/apps/v1/namespaces/shop/deployments/app", |object| {
+                object["spec"]["paused"] = json!(true);
+                if opted_in {
+                    object["metadata"]["labels"] = json!({"wade.dev/hold": "true"});
+                }
+                if let Some(manager) = manager {
+                    object["metadata"]["managedFields"] = json!([{"manager": manager, "operation": "Update",
+                        "fieldsV1": {"f:spec": {"f:paused": {}}}}]);
+                }
+            });
+            let seen = Box::pin(cluster(&fake).check("app", &ReleaseRequest::default())).await;
+            let refusals = seen.expect("a check").refusals;
+            let said = refusals.iter().any(|refusal| refusal.contains("paused by somebody else"));
+            assert_eq!(said, refused, "{manager:?} {opted_in} {refusals:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn missing_permissions_are_named_before_anything_is_looked_at() {
         let fake = shop();
         allow(&fake, &["get", "list", "watch"]);

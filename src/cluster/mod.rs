@@ -85,6 +85,8 @@ pub struct Cluster {
     options: Options,
     /// The strategies that the cluster offers, once they have been asked for.
     offered: OnceCell<rules::Offered>,
+    /// The namespace, once it has been asked for.
+    surroundings: OnceCell<rules::Surroundings>,
     /// Freezes, as they were a moment ago.
     seen: Mutex<Option<rules::Seen>>,
     /// Who this process is in a Lease.
@@ -120,6 +122,7 @@ impl Cluster {
             client,
             options,
             offered: OnceCell::new(),
+            surroundings: OnceCell::new(),
             seen: Mutex::default(),
             identity: identity(),
             leases: Mutex::default(),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::Cluster;
-use crate::apiserver::value::text;
+use crate::apiserver::value::{annotation, text};
 use crate::apiserver::{ApiServer, Fault, Kind, Selection};
 use crate::clock::stopwatch;
 use crate::crd::freeze::Whose;
@@ -23,8 +23,10 @@ use crate::crd::selector::Labels;
 use crate::crd::{self, ClusterStrategySpec, FrozenBy, SYSTEM, below_minima, frozen};
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, ReleaseTarget};
 use crate::plan::Lane;
-use crate::spec::{NamedStrategy, Resolved, Rollout, StrategyChoice, StrategyFile, resolve};
+use crate::spec::{NamedStrategy, Resolved, Rollout, StrategyChoice, StrategyFile, Windows, read_rollout, resolve};
 
+/// Annotation of a namespace: the deploy windows (`spec.windows`, as YAML) of every release in it whose policy says none.
+const WINDOWS: &str = "wade.dev/windows";
 /// How long Freezes that have been read count: one request looks at them more than once.
 const FRESH_FOR: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,15 @@ struct Freezes {
     all: Vec<FrozenBy>,
     /// The permissions without which some could not be read.
     unread: Vec<String>,
+}
+
+/// The namespace that a release is in.
+#[derive(Clone, Debug)]
+pub(super) enum Surroundings {
+    /// As the cluster has it.
+    Seen(Value),
+    /// It may not be read: why.
+    NotPermitted(String),
 }
 
 /// Freezes, and when they were read.
@@ -79,6 +90,9 @@ impl Cluster {
             });
         }
         rollout.spec.notify.extend(self.options.notify.iter().cloned());
+        if rollout.spec.windows.is_none() {
+            rollout.spec.windows = self.inherited_windows().await?;
+        }
         let offered = match rollout.spec.strategy {
             StrategyChoice::Named(_) => Some(self.offered().await?),
             StrategyChoice::Inline(_) => None,
@@ -96,6 +110,39 @@ impl Cluster {
             Problem::new(ProblemKind::Invalid, format!("{faults}{unread}"))
         })?;
         Ok((rollout, resolved))
+    }
+
+    /// The deploy windows that the namespace says, for whoever says none.
+    async fn inherited_windows(&self) -> Result<Option<Windows>, Problem> {
+        let Surroundings::Seen(namespace) = self.surroundings().await? else {
+            return Ok(None);
+        };
+        let Some(said) = annotation(namespace, WINDOWS) else {
+            return Ok(None);
+        };
+        let source = format!("annotation {WINDOWS} of namespace {}", self.namespace());
+        let wrong = |why: String| Problem::new(ProblemKind::Invalid, why);
+        let windows: Value = serde_saphyr::from_str(said).map_err(|error| wrong(format!("{source}: {error}")))?;
+        // As a part of a Rollout it is read as strictly as one.
+        let mut rollout = serde_json::to_value(super::default_rollout("windows", self.namespace()))
+            .expect("a rollout is plain values");
+        rollout["spec"]["windows"] = windows;
+        let read = read_rollout(&rollout.to_string(), &source).map_err(|faults| wrong(faults.to_string()))?;
+        Ok(read.spec.windows)
+    }
+
+    /// The namespace; read once.
+    async fn surroundings(&self) -> Result<&Surroundings, Problem> {
+        let read = || async {
+            match self.api.get(Kind::Namespace, self.namespace()).await {
+                Ok(namespace) => Ok(Surroundings::Seen(namespace.unwrap_or_default())),
+                Err(error) if matches!(error.fault, Fault::Forbidden(_)) => {
+                    Ok(Surroundings::NotPermitted(error.to_string()))
+                }
+                Err(error) => Err(Problem::unavailable(error)),
+            }
+        };
+        self.surroundings.get_or_try_init(read).await
     }
 
     /// The strategies that the cluster offers; read once.
@@ -161,11 +208,19 @@ impl Cluster {
         if !matches!(error.fault, Fault::Forbidden(_)) || self.options.confined.is_some() {
             return Err(Problem::unavailable(error));
         }
-        // Rights are asked for before it is looked up whether there is such a kind; everybody may know which there are.
-        match api.serves(&kind.api_version(), kind.plural()).await {
-            Ok(false) => Ok(Listed::There(Vec::new())),
-            Ok(true) | Err(_) => Ok(Listed::NotPermitted(format!("list {}", kind.resource()))),
+        // Rights are asked for before it is looked up whether there is such a kind.
+        if self.is_installed().await {
+            Ok(Listed::NotPermitted(format!("list {}", kind.resource())))
+        } else {
+            Ok(Listed::There(Vec::new()))
         }
+    }
+
+    /// Whether the cluster knows Wade's kinds, which everybody may ask. Without an answer it may.
+    async fn is_installed(&self) -> bool {
+        let kind = Kind::Freeze;
+        let served = self.api.serves(&kind.api_version(), kind.plural()).await;
+        served.unwrap_or(true)
     }
 
     /// Refuses a release that must not begin now; for those who would do much, or harm another one, before they find out.
@@ -210,6 +265,10 @@ impl Cluster {
             let (rollout, resolved) = self.policy(deployment).await?;
             let offered = self.offered().await?;
             unread.extend(offered.unread.clone());
+            // Where nothing of Wade is installed, nobody expects its annotations to count.
+            if matches!(self.surroundings().await?, Surroundings::NotPermitted(_)) && self.is_installed().await {
+                unread.push(format!("get namespaces in {}", self.namespace()));
+            }
             for (name, strategy) in &offered.strategies {
                 if let Some(minima) = strategy.minima_for(name, &rollout) {
                     let below = below_minima(&rollout, &resolved, lane, minima);
@@ -262,10 +321,9 @@ impl Cluster {
             crate::apiserver::value::name(object).clone_into(&mut rollout);
             labels = labels_of(object);
         }
-        let around = match self.api.get(Kind::Namespace, self.namespace()).await {
-            Ok(namespace) => Ok(namespace.as_ref().map(labels_of).unwrap_or_default()),
-            Err(error) if matches!(error.fault, Fault::Forbidden(_)) => Err(error),
-            Err(error) => return Err(Problem::unavailable(error)),
+        let around = match self.surroundings().await? {
+            Surroundings::Seen(namespace) => Ok(labels_of(namespace)),
+            Surroundings::NotPermitted(why) => Err(why),
         };
         let whose = Whose {
             home: self.home(),
@@ -275,8 +333,8 @@ impl Cluster {
             rollout_labels: Some(&labels),
         };
         Ok(frozen(&freezes.all, &whose, lane, now).map(|freeze| match &around {
-            Err(error) if freeze.spec.namespaces.is_some() => {
-                format!("{freeze} (whether it is about this namespace is not known: {error})")
+            Err(why) if freeze.spec.namespaces.is_some() => {
+                format!("{freeze} (whether it is about this namespace is not known: {why})")
             }
             _ => freeze.to_string(),
         }))
@@ -285,4 +343,192 @@ impl Cluster {
 
 fn labels_of(object: &Value) -> Labels {
     serde_json::from_value(object["metadata"]["labels"].clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::apiserver::testing::{FakeServer, Trouble};
+    use crate::clock::ManualClock;
+    use crate::cluster::Options;
+
+    const FREEZES: &str = "/apis/wade.dev/v1alpha1/namespaces/shop/freezes";
+
+    fn cluster(fake: &FakeServer) -> Cluster {
+        let api = ApiServer::over(fake.client("shop"), "shop");
+        let now: Timestamp = "2026-12-24T12:00:00Z".parse().expect("a time");
+        Cluster::new(api, Options::default(), Arc::new(ManualClock::new(now))).expect("a client can be made")
+    }
+
+    /// Freezes everything that its place and these words make it count for.
+    fn freeze(fake: &FakeServer, namespace: &str, more: &Value) {
+        let mut spec = json!({"until": "2027-01-02T08:00:00Z", "reason": "holidays", "by": "ops"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            spec[key] = value.clone();
+        }
+        fake.put(
+            &format!("/apis/wade.dev/v1alpha1/namespaces/{namespace}/freezes/xmas"),
+            json!({"apiVersion": "wade.dev/v1alpha1", "kind": "Freeze",
+                "metadata": {"namespace": namespace, "name": "xmas"}, "spec": spec}),
+        );
+    }
+
+    fn namespace(fake: &FakeServer, tier: &str) {
+        fake.put(
+            "/api/v1/namespaces/shop",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"tier": tier}}}),
+        );
+    }
+
+    async fn normal(cluster: &Cluster) -> Ruling {
+        cluster.ruling("app", &Lane::Normal).await.expect("it can be looked at")
+    }
+
+    const NOT_PERMITTED: Trouble = Trouble::Refused(
+        403,
+        "Forbidden",
+        "freezes.wade.dev is forbidden: User \"ci\" cannot list resource \"freezes\"",
+    );
+
+    #[tokio::test]
+    async fn a_step_keeps_to_a_freeze_at_home_by_the_labels_of_its_namespace() {
+        let by_tier = json!({"namespaces": {"matchLabels": {"tier": "prod"}}});
+        for (tier, stopped) in [("prod", true), ("test", false)] {
+            let fake = FakeServer::new();
+            namespace(&fake, tier);
+            freeze(&fake, SYSTEM, &by_tier);
+            let cluster = cluster(&fake);
+            let against = normal(&cluster).await.against;
+            let words = "freeze wade-system/xmas of ops until 2027-01-02T08:00:00Z: holidays";
+            assert_eq!(against, if stopped { vec![words] } else { vec![] }, "{tier}");
+            let refused = cluster.may_begin("app", &ReleaseRequest::default()).await;
+            assert_eq!(refused.map_err(|problem| problem.kind).err(), stopped.then_some(ProblemKind::Conflict));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_way_back_asks_nobody_and_an_emergency_is_not_stopped_by_what_cannot_be_read() {
+        let fake = FakeServer::new();
+        namespace(&fake, "prod");
+        freeze(&fake, "shop", &json!({"emergencies": "refused", "not": "known"}));
+        let cluster = cluster(&fake);
+        fake.forget();
+        let back = cluster.ruling("app", &Lane::Rollback).await;
+        assert_eq!((back, fake.asked().len()), (Ok(Ruling::default()), 0));
+        let unreadable = cluster.ruling("app", &Lane::Normal).await.expect_err("it might say anything");
+        assert_eq!(unreadable.kind, ProblemKind::Unavailable);
+        let emergency = Lane::Emergency {
+            reason: "down".to_owned(),
+        };
+        let ruling = cluster.ruling("app", &emergency).await.expect("it goes on");
+        assert_eq!(ruling.against, Vec::<String>::new());
+        assert!(ruling.unseen.is_some_and(|words| words.contains("Freeze xmas")));
+        freeze(&fake, "shop", &json!({"emergencies": "refused"}));
+        let ruling = cluster.ruling("app", &emergency).await.expect("it can be looked at");
+        assert_eq!(ruling.against.len(), 1, "it is told not to");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_read_is_said_and_what_is_not_installed_is_not() {
+        let fake = FakeServer::new();
+        fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
+        assert_eq!(normal(&cluster(&fake)).await, Ruling::default(), "there is no such kind");
+        fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
+        // Then it is asked which kinds there are.
+        fake.trouble(Method::GET, "/apis/wade.dev/v1alpha1", Trouble::Unreachable);
+        let ruling = normal(&cluster(&fake)).await;
+        let unseen = ruling.unseen.expect("it says so");
+        assert!(ruling.against.is_empty() && unseen.contains("list freezes.wade.dev in shop"), "{unseen}");
+        // A daemon that may not look begins nothing.
+        fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
+        let mut daemon = cluster(&fake);
+        daemon.options.confined = Some(Default::default());
+        let refused = daemon.ruling("app", &Lane::Normal).await.expect_err("it has to know");
+        assert_eq!(refused.kind, ProblemKind::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn a_freeze_that_may_be_about_this_namespace_is_kept_to_and_says_that_it_is_not_known() {
+        let fake = FakeServer::new();
+        freeze(&fake, SYSTEM, &json!({"namespaces": {"matchLabels": {"tier": "prod"}}}));
+        fake.trouble(Method::GET, "/api/v1/namespaces/shop", NOT_PERMITTED);
+        let against = normal(&cluster(&fake)).await.against;
+        assert!(against[0].contains("is not known") && against[0].contains("get namespaces"), "{against:?}");
+    }
+
+    #[tokio::test]
+    async fn a_rollout_of_the_cluster_says_by_its_name_and_labels_what_a_freeze_is_about() {
+        let fake = FakeServer::new();
+        namespace(&fake, "prod");
+        let rollouts = "/apis/wade.dev/v1alpha1/namespaces/shop/rollouts";
+        fake.put(
+            &format!("{rollouts}/checkout"),
+            json!({"apiVersion": "wade.dev/v1alpha1", "kind": "Rollout", "metadata":
+                {"name": "checkout", "namespace": "shop", "labels": {"part": "web"}}, "spec": {"workload": {"deployment": "app"}}}),
+        );
+        let web = json!({"rollouts": {"matchLabels": {"part": "web"}}});
+        freeze(&fake, "shop", &web);
+        assert_eq!(normal(&cluster(&fake)).await.against.len(), 1);
+        let mut excepted = web;
+        excepted["except"] = json!(["checkout"]);
+        freeze(&fake, "shop", &excepted);
+        assert_eq!(normal(&cluster(&fake)).await.against.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn deploy_windows_are_the_namespaces_where_a_policy_says_none() {
+        let fake = FakeServer::new();
+        namespace(&fake, "prod");
+        let say = |words: &str| {
+            fake.edit("/api/v1/namespaces/shop", |object| {
+                object["metadata"]["annotations"] = json!({ WINDOWS: words });
+            });
+        };
+        let windows = async |cluster: &Cluster| {
+            let read = cluster.policy("app").await;
+            read.map(|(rollout, _)| rollout.spec.windows.map(|windows| windows.open[0].from.clone()))
+        };
+        assert_eq!(windows(&cluster(&fake)).await, Ok(None));
+        say("open: [{from: '09:00', to: '16:30', zone: Europe/Berlin}]");
+        assert_eq!(windows(&cluster(&fake)).await, Ok(Some("09:00".to_owned())));
+        let mut own = cluster(&fake);
+        let mut rollout = crate::cluster::default_rollout("app", "shop");
+        let open = json!({"open": [{"from": "10:00", "to": "11:00", "zone": "UTC"}]});
+        rollout.spec.windows = serde_json::from_value(open).expect("they are windows");
+        own.options.rollout = Some(rollout);
+        assert_eq!(windows(&own).await, Ok(Some("10:00".to_owned())));
+        say("open: [{from: '9 am', to: '16:30', zone: Berlin}]");
+        let wrong = windows(&cluster(&fake)).await.expect_err("these are none");
+        assert!(wrong.message.contains(WINDOWS) && wrong.message.contains("9 am"), "{wrong}");
+    }
+
+    #[tokio::test]
+    async fn a_step_uses_the_clusters_strategies_by_name_keeps_to_their_minima_and_reads_them_once() {
+        let fake = FakeServer::new();
+        namespace(&fake, "prod");
+        let canary = json!({"canary": {"steps": [{"weight": "10%"}, {"weight": "50%"}], "bake": "1m"}});
+        fake.put(
+            "/apis/wade.dev/v1alpha1/clusterstrategies/ours",
+            json!({"apiVersion": "wade.dev/v1alpha1", "kind": "ClusterStrategy", "metadata": {"name": "ours"},
+                "spec": {"strategy": canary, "minima": {"everywhere": true, "bake": "2h"}}}),
+        );
+        let mut cluster = cluster(&fake);
+        cluster.options.strategy = Some("ours".to_owned());
+        let (_, resolved) = cluster.policy("app").await.expect("it is known");
+        assert!(
+            matches!(&resolved.strategy, crate::spec::Strategy::Canary(canary) if canary.steps.len() == 2),
+            "{resolved:?}"
+        );
+        let against = normal(&cluster).await.against;
+        assert!(against[0].starts_with("strategy ours of this cluster asks for more: the bake takes"), "{against:?}");
+        let read = fake.asked().iter().filter(|asked| asked.path.contains("clusterstrategies")).count();
+        assert_eq!(read, 1);
+        cluster.options.strategy = Some("theirs".to_owned());
+        let unknown = cluster.policy("app").await.expect_err("there is none");
+        assert!(unknown.message.contains("theirs"), "{unknown}");
+    }
 }

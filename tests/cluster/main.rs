@@ -11,6 +11,7 @@
 #[allow(dead_code, reason = "a toolbox: not every tool is in use while the suite grows")]
 mod support;
 
+mod api;
 mod bad;
 mod baseline;
 mod broken;
@@ -27,6 +28,7 @@ mod outages;
 mod permissions;
 mod rights;
 mod room;
+mod rules;
 mod stages;
 mod telemetry;
 mod ways;
