@@ -209,11 +209,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_paused_a_deployment_is_asked_and_the_policy_that_holds_changes_is_nobody() {
         // Who has paused it, whether it is opted in, and whether a release is refused for it.
-        let cases = [
-            (Some("kubectl"), true, true),
-            (None, true, false),
-            (None, false, true),
-        ];
+        let cases = [(Some("kubectl"), true, true), (None, true, false), (None, false, true)];
         for (manager, opted_in, refused) in cases {
             let fake = shop();
             fake.edit("/apis/apps/v1/namespaces/shop/deployments/app", |object| {
@@ -228,7 +224,9 @@ mod tests {
             });
             let seen = Box::pin(cluster(&fake).check("app", &ReleaseRequest::default())).await;
             let refusals = seen.expect("a check").refusals;
-            let said = refusals.iter().any(|refusal| refusal.contains("paused by somebody else"));
+            let said = refusals
+                .iter()
+                .any(|refusal| refusal.contains("paused by somebody else"));
             assert_eq!(said, refused, "{manager:?} {opted_in} {refusals:?}");
         }
     }

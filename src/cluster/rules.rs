@@ -173,7 +173,10 @@ impl Cluster {
 
     async fn freezes(&self) -> Result<Arc<Freezes>, Problem> {
         let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = seen().as_ref().filter(|seen| seen.at.elapsed() < FRESH_FOR).map(|seen| Arc::clone(&seen.freezes));
+        let fresh = seen()
+            .as_ref()
+            .filter(|seen| seen.at.elapsed() < FRESH_FOR)
+            .map(|seen| Arc::clone(&seen.freezes));
         if let Some(freezes) = fresh {
             return Ok(freezes);
         }
@@ -406,7 +409,10 @@ mod tests {
             let words = "freeze wade-system/xmas of ops until 2027-01-02T08:00:00Z: holidays";
             assert_eq!(against, if stopped { vec![words] } else { vec![] }, "{tier}");
             let refused = cluster.may_begin("app", &ReleaseRequest::default()).await;
-            assert_eq!(refused.map_err(|problem| problem.kind).err(), stopped.then_some(ProblemKind::Conflict));
+            assert_eq!(
+                refused.map_err(|problem| problem.kind).err(),
+                stopped.then_some(ProblemKind::Conflict)
+            );
         }
     }
 
@@ -419,7 +425,10 @@ mod tests {
         fake.forget();
         let back = cluster.ruling("app", &Lane::Rollback).await;
         assert_eq!((back, fake.asked().len()), (Ok(Ruling::default()), 0));
-        let unreadable = cluster.ruling("app", &Lane::Normal).await.expect_err("it might say anything");
+        let unreadable = cluster
+            .ruling("app", &Lane::Normal)
+            .await
+            .expect_err("it might say anything");
         assert_eq!(unreadable.kind, ProblemKind::Unavailable);
         let emergency = Lane::Emergency {
             reason: "down".to_owned(),
@@ -436,13 +445,20 @@ mod tests {
     async fn what_may_not_be_read_is_said_and_what_is_not_installed_is_not() {
         let fake = FakeServer::new();
         fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
-        assert_eq!(normal(&cluster(&fake)).await, Ruling::default(), "there is no such kind");
+        assert_eq!(
+            normal(&cluster(&fake)).await,
+            Ruling::default(),
+            "there is no such kind"
+        );
         fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
         // Then it is asked which kinds there are.
         fake.trouble(Method::GET, "/apis/wade.dev/v1alpha1", Trouble::Unreachable);
         let ruling = normal(&cluster(&fake)).await;
         let unseen = ruling.unseen.expect("it says so");
-        assert!(ruling.against.is_empty() && unseen.contains("list freezes.wade.dev in shop"), "{unseen}");
+        assert!(
+            ruling.against.is_empty() && unseen.contains("list freezes.wade.dev in shop"),
+            "{unseen}"
+        );
         // A daemon that may not look begins nothing.
         fake.trouble(Method::GET, FREEZES, NOT_PERMITTED);
         let mut daemon = cluster(&fake);
@@ -457,7 +473,10 @@ mod tests {
         freeze(&fake, SYSTEM, &json!({"namespaces": {"matchLabels": {"tier": "prod"}}}));
         fake.trouble(Method::GET, "/api/v1/namespaces/shop", NOT_PERMITTED);
         let against = normal(&cluster(&fake)).await.against;
-        assert!(against[0].contains("is not known") && against[0].contains("get namespaces"), "{against:?}");
+        assert!(
+            against[0].contains("is not known") && against[0].contains("get namespaces"),
+            "{against:?}"
+        );
     }
 
     #[tokio::test]
@@ -503,7 +522,10 @@ mod tests {
         assert_eq!(windows(&own).await, Ok(Some("10:00".to_owned())));
         say("open: [{from: '9 am', to: '16:30', zone: Berlin}]");
         let wrong = windows(&cluster(&fake)).await.expect_err("these are none");
-        assert!(wrong.message.contains(WINDOWS) && wrong.message.contains("9 am"), "{wrong}");
+        assert!(
+            wrong.message.contains(WINDOWS) && wrong.message.contains("9 am"),
+            "{wrong}"
+        );
     }
 
     #[tokio::test]
@@ -524,8 +546,15 @@ mod tests {
             "{resolved:?}"
         );
         let against = normal(&cluster).await.against;
-        assert!(against[0].starts_with("strategy ours of this cluster asks for more: the bake takes"), "{against:?}");
-        let read = fake.asked().iter().filter(|asked| asked.path.contains("clusterstrategies")).count();
+        assert!(
+            against[0].starts_with("strategy ours of this cluster asks for more: the bake takes"),
+            "{against:?}"
+        );
+        let read = fake
+            .asked()
+            .iter()
+            .filter(|asked| asked.path.contains("clusterstrategies"))
+            .count();
         assert_eq!(read, 1);
         cluster.options.strategy = Some("theirs".to_owned());
         let unknown = cluster.policy("app").await.expect_err("there is none");

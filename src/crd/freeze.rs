@@ -83,9 +83,8 @@ impl FrozenBy {
             (Some(selector), Some(labels)) => selector.selects(labels),
             (Some(_), None) | (None, _) => true,
         };
-        let excepted = |name: &String| {
-            name == whose.rollout || name.split_once('/') == Some((whose.namespace, whose.rollout))
-        };
+        let excepted =
+            |name: &String| name == whose.rollout || name.split_once('/') == Some((whose.namespace, whose.rollout));
         (own == whose.namespace || own == whose.home)
             && selected(&self.spec.namespaces, whose.namespace_labels)
             && selected(&self.spec.rollouts, whose.rollout_labels)

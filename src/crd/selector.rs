@@ -79,7 +79,10 @@ mod tests {
 
     #[test]
     fn a_selector_selects_as_kubernetes_does() {
-        let labels = Labels::from([("tier".to_owned(), "prod".to_owned()), ("team".to_owned(), "pay".to_owned())]);
+        let labels = Labels::from([
+            ("tier".to_owned(), "prod".to_owned()),
+            ("team".to_owned(), "pay".to_owned()),
+        ]);
         let expression =
             |key: &str, operator: &str, values: &[&str]| json!({"key": key, "operator": operator, "values": values});
         let of = |expressions: &[Value]| json!({ "matchExpressions": expressions });

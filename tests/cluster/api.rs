@@ -44,7 +44,11 @@ impl Pod {
             space,
         };
         let authority = pod.certificate().await;
-        let applied = pod.space.node.try_kubectl(&["apply", "-f", "-"], &pod.manifest().await).await;
+        let applied = pod
+            .space
+            .node
+            .try_kubectl(&["apply", "-f", "-"], &pod.manifest().await)
+            .await;
         assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
         // Ready is what its probe says: everything has been seen once.
         let place = format!("deployment/{}", pod.name);
@@ -66,7 +70,7 @@ impl Pod {
         let place = self.space.node.run_folder().join(format!("{}-api", self.name));
         let (certificate, key) = (place.with_extension("crt"), place.with_extension("key"));
         let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=wade.wade-system \
-                     -addext subjectAltName=DNS:wade.wade-system";
+                     -addext subjectAltName=DNS:wade.wade-system -addext basicConstraints=critical,CA:FALSE";
         let made = std::process::Command::new("openssl")
             .args(words.split_whitespace())
             .arg("-out")
@@ -80,7 +84,9 @@ impl Pod {
             format!("--cert={}", certificate.display()),
             format!("--key={}", key.display()),
         ];
-        let words = ["-n", SYSTEM, "create", "secret", "tls", &self.name, &files[0], &files[1]];
+        let words = [
+            "-n", SYSTEM, "create", "secret", "tls", &self.name, &files[0], &files[1],
+        ];
         self.space.node.kubectl(&words).await;
         let authority = std::fs::read(&certificate).expect("it was written");
         for file in [certificate, key] {
@@ -148,11 +154,25 @@ impl Drop for Pod {
             let mut log = self.space.node.kubectl_command();
             let of = format!("deployment/{}", self.name);
             let log = log.args(["-n", SYSTEM, "logs", &of, "--tail=60"]).output();
-            eprintln!("--- the pod's log\n{}", log.map_or_else(|error| error.to_string(), |log| String::from_utf8_lossy(&log.stdout).into_owned()));
+            eprintln!(
+                "--- the pod's log\n{}",
+                log.map_or_else(
+                    |error| error.to_string(),
+                    |log| String::from_utf8_lossy(&log.stdout).into_owned()
+                )
+            );
         }
         for kind in ["deployment", "secret"] {
             let mut command = self.space.node.kubectl_command();
-            let words = ["-n", SYSTEM, "delete", kind, &self.name, "--ignore-not-found", "--wait=false"];
+            let words = [
+                "-n",
+                SYSTEM,
+                "delete",
+                kind,
+                &self.name,
+                "--ignore-not-found",
+                "--wait=false",
+            ];
             // Nothing depends on it: the names are this test's own.
             let _ = command.args(words).output();
         }
@@ -201,16 +221,21 @@ async fn entries(stream: Response) -> (Vec<u64>, bool) {
 
 /// ServiceAccounts that may look at everything of Wade's in their namespace, and nothing else.
 async fn followers(space: &Space, count: usize) {
-    let account = |number| json!({"kind": "ServiceAccount", "name": format!("follower-{number}"), "namespace": space.name});
+    let account =
+        |number| json!({"kind": "ServiceAccount", "name": format!("follower-{number}"), "namespace": space.name});
     let subjects: Vec<Value> = (0..count).map(account).collect();
-    let made = |subject: &Value| json!({"apiVersion": "v1", "kind": "ServiceAccount",
-        "metadata": {"name": subject["name"], "namespace": space.name}});
+    let made = |subject: &Value| {
+        json!({"apiVersion": "v1", "kind": "ServiceAccount",
+        "metadata": {"name": subject["name"], "namespace": space.name}})
+    };
     let about = json!({"name": "follower", "namespace": space.name});
     let mut items: Vec<Value> = subjects.iter().map(made).collect();
     items.push(json!({"apiVersion": RBAC, "kind": "Role", "metadata": about, "rules": [
         {"apiGroups": ["wade.dev"], "resources": ["rollouts", "releases"], "verbs": ["get", "list", "watch"]}]}));
-    items.push(json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": about, "subjects": subjects,
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "follower"}}));
+    items.push(
+        json!({"apiVersion": RBAC, "kind": "RoleBinding", "metadata": about, "subjects": subjects,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "follower"}}),
+    );
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
     let applied = space.node.try_kubectl(&["apply", "-f", "-"], &list.to_string()).await;
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
@@ -219,7 +244,10 @@ async fn followers(space: &Space, count: usize) {
 /// A token of this account, for this audience if one is said.
 async fn token(space: &Space, account: &str, audience: Option<&str>) -> String {
     let audience = audience.map(|audience| format!("--audience={audience}"));
-    let words: Vec<&str> = ["create", "token", account].into_iter().chain(audience.as_deref()).collect();
+    let words: Vec<&str> = ["create", "token", account]
+        .into_iter()
+        .chain(audience.as_deref())
+        .collect();
     space.kubectl(&words).await.trim().to_owned()
 }
 
@@ -251,7 +279,12 @@ async fn refusals(space: &Space, deployer: &Caller, viewer: &Caller) {
         (viewer, &command, abort.clone(), StatusCode::FORBIDDEN),
         (deployer, &command, abort, StatusCode::FORBIDDEN),
         (deployer, &begin, "{\"target\":".to_owned(), StatusCode::BAD_REQUEST),
-        (deployer, &begin, json!({"tarket": 1}).to_string(), StatusCode::BAD_REQUEST),
+        (
+            deployer,
+            &begin,
+            json!({"tarket": 1}).to_string(),
+            StatusCode::BAD_REQUEST,
+        ),
         (deployer, &begin, "[".repeat(100_000), StatusCode::BAD_REQUEST),
         (deployer, &begin, " ".repeat(300 * 1024), StatusCode::PAYLOAD_TOO_LARGE),
     ];
@@ -260,10 +293,19 @@ async fn refusals(space: &Space, deployer: &Caller, viewer: &Caller) {
         let (status, said) = caller.post(path, body).await;
         assert_eq!(status, wanted, "{words}: {said}");
     }
-    let head = deployer.request(Method::GET, &rollouts).header("x-long", "x".repeat(32 * 1024));
-    let head = head.send().await.map_or(StatusCode::BAD_REQUEST, |answer| answer.status());
+    let head = deployer
+        .request(Method::GET, &rollouts)
+        .header("x-long", "x".repeat(32 * 1024));
+    let head = head
+        .send()
+        .await
+        .map_or(StatusCode::BAD_REQUEST, |answer| answer.status());
     assert!(head.is_client_error(), "a head of 32 KiB: {head}");
-    let other = deployer.request(Method::DELETE, &rollouts).send().await.expect("it answers");
+    let other = deployer
+        .request(Method::DELETE, &rollouts)
+        .send()
+        .await
+        .expect("it answers");
     assert_eq!(other.status(), StatusCode::METHOD_NOT_ALLOWED);
 }
 
@@ -343,12 +385,23 @@ async fn the_api_in_a_pod_keeps_to_real_tokens_and_tells_500_followers_everythin
     }
     let name = format!("system:serviceaccount:{}:deployer", space.name);
     assert_eq!(text(&record, "/by/user"), name);
-    let asked = ["get", "releases.wade.dev", "-o", "jsonpath={.items[*].spec.by} {.items[*].status.outcome}"];
+    let asked = [
+        "get",
+        "releases.wade.dev",
+        "-o",
+        "jsonpath={.items[*].spec.by} {.items[*].status.outcome}",
+    ];
     assert_eq!(space.kubectl(&asked).await, format!("{name} Promoted"));
     let log = pod.log().await;
     let audit: Vec<&str> = log.lines().filter(|line| line.contains("wade::audit")).collect();
     let says = |words: &[&str]| audit.iter().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(says(&[&name, "deploy"]), "{audit:#?}");
-    assert!(says(&["follower-0", "Forbidden"]), "what was refused is there too: {audit:#?}");
-    assert_eq!(pod.about("{.items[0].status.containerStatuses[0].restartCount}").await, "0");
+    assert!(
+        says(&["follower-0", "Forbidden"]),
+        "what was refused is there too: {audit:#?}"
+    );
+    assert_eq!(
+        pod.about("{.items[0].status.containerStatuses[0].restartCount}").await,
+        "0"
+    );
 }
