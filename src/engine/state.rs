@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Actor;
 use super::facts::NoData;
 use crate::judge::Verdict;
+use crate::spec::HookPoint;
 
 /// Where a release is. A fold over its history: `replay` gives the same value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -91,6 +92,11 @@ impl State {
 pub enum Phase {
     /// Not begun: a window is closed.
     Waiting,
+    /// The author's jobs run before the release goes on.
+    BeforeHooks {
+        /// The stage that they run before; none yet means before the start.
+        stage: Option<usize>,
+    },
     /// The new revision is being started, until it has been ready without a break for `settle`.
     Starting,
     /// Smoke tests run against the new revision alone.
@@ -119,6 +125,8 @@ pub enum Phase {
     HandingOver(HandOver),
     /// Back to stable.
     Returning(Return, Retreat),
+    /// The outcome is certain; the author's jobs run after it.
+    AfterHooks(Outcome),
     /// Over.
     Done(Outcome),
 }
@@ -131,6 +139,7 @@ impl Phase {
             | Self::Preparing { stage }
             | Self::Shifting { stage }
             | Self::Analysing { stage } => Some(*stage),
+            Self::BeforeHooks { stage } => *stage,
             _ => None,
         }
     }
@@ -139,6 +148,7 @@ impl Phase {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
+            Self::BeforeHooks { .. } => "beforeHooks",
             Self::Starting => "starting",
             Self::Smoking => "smoking",
             Self::Gated { .. } => "gated",
@@ -147,13 +157,28 @@ impl Phase {
             Self::Analysing { .. } => "analysing",
             Self::HandingOver(_) => "handingOver",
             Self::Returning(..) => "returning",
+            Self::AfterHooks(_) => "afterHooks",
             Self::Done(_) => "done",
         }
     }
 
     /// Whether the release may still be turned back.
     pub const fn can_retreat(&self) -> bool {
-        !matches!(self, Self::HandingOver(_) | Self::Returning(..) | Self::Done(_))
+        !matches!(
+            self,
+            Self::HandingOver(_) | Self::Returning(..) | Self::AfterHooks(_) | Self::Done(_)
+        )
+    }
+
+    /// The point at which hooks run now, if they do.
+    pub const fn hook_point(&self) -> Option<HookPoint> {
+        match self {
+            Self::BeforeHooks { stage: None } => Some(HookPoint::BeforeStart),
+            Self::BeforeHooks { stage: Some(_) } => Some(HookPoint::BeforeFullTraffic),
+            Self::AfterHooks(outcome) if outcome.is_forward() => Some(HookPoint::AfterPromotion),
+            Self::AfterHooks(_) => Some(HookPoint::AfterRollback),
+            _ => None,
+        }
     }
 }
 
@@ -322,6 +347,8 @@ pub enum Cause {
 pub enum Event {
     /// It may begin.
     Admitted,
+    /// The hooks at this point have ended: well, or after the outcome in whatever way.
+    HooksEnded,
     /// The canary has been ready without a break for `settle`.
     Ready,
     /// Every smoke test passed.

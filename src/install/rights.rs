@@ -137,8 +137,8 @@ fn own() -> Vec<Value> {
 /// For a RoleBinding in a namespace whose Rollouts have hooks.
 fn hooks() -> Vec<Value> {
     vec![
-        rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
-        rule("", &["pods/log"], &["get"]),
+        rule("batch", &["cronjobs"], &["get"]),
+        rule("batch", &["jobs"], &["get", "create"]),
     ]
 }
 

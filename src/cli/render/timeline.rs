@@ -175,6 +175,7 @@ impl Timeline {
                 }
                 _ => said(Tone::Plain, "start"),
             },
+            Event::HooksEnded => said(Tone::Plain, "hooks"),
             Event::Ready => said(Tone::Plain, "ready"),
             Event::SmokePassed => said(Tone::Plain, "smoke"),
             Event::GateOpened { .. } => said(Tone::Good, "gate"),

@@ -400,6 +400,7 @@ impl Platform for KubernetesPlatform {
             restored: look.is_restored(),
             interference: look.interference(self.was_held),
             smoke: self.smoke.report(),
+            hooks: None,
             canary,
             stable,
             route,
@@ -460,6 +461,8 @@ impl Platform for KubernetesPlatform {
                 self.begin_smoke(&look);
                 Ok(())
             }
+            // They run beside the platform; see `hooking`.
+            Action::Hooks(_) => Ok(()),
             Action::Adopt => self.adopt(&look).await,
             Action::Retire => self.retire(&look).await,
             Action::RemoveCanary => self.remove_canary(&look).await,

@@ -13,11 +13,13 @@
 //!
 //! What this module does not do: decide. It observes ([`adapter`]), compares with what should hold and writes the
 //! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
-//! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
+//! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words;
+//! [`hooks`] runs the author's own Jobs beside a release.
 
 pub mod adapter;
 pub mod budget;
 pub mod diagnosis;
+pub mod hooks;
 pub mod isolation;
 mod look;
 pub mod managers;

@@ -97,6 +97,7 @@ fn answers(event: &Event) -> Option<(u64, bool)> {
         } => Some((*command, false)),
         Event::Refused { command } => Some((*command, true)),
         Event::Admitted
+        | Event::HooksEnded
         | Event::Ready
         | Event::SmokePassed
         | Event::Prepared
