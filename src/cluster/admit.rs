@@ -12,7 +12,7 @@ use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
 use crate::platforms::kubernetes::release::{Before, Isolation};
 use crate::platforms::kubernetes::template::{For, Obstacle};
-use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
+use crate::platforms::kubernetes::{HASH, HOLD, Release, budget, managers, route, template, workload};
 use crate::spec::{Faults, Finish, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
 
@@ -241,11 +241,17 @@ fn before(deployment: &Value, ask: &Ask) -> Before {
     };
     Before {
         // Who says --held has paused it for this release, and wants it to go on afterwards.
-        paused: ask.stays_paused || (flag(deployment, "/spec/paused") && !left && !ask.held),
+        paused: ask.stays_paused
+            || (flag(deployment, "/spec/paused") && !left && !ask.held && !is_paused_by_policy(deployment)),
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         max_unavailable: of("/spec/strategy/rollingUpdate/maxUnavailable"),
         history_limit: of("/spec/revisionHistoryLimit"),
     }
+}
+
+/// A change waits in it, which the policy of the API server has paused: that leaves no name behind, people do.
+fn is_paused_by_policy(deployment: &Value) -> bool {
+    label(deployment, HOLD) == Some("true") && managers::managers_of(deployment, &["spec", "paused"]).is_empty()
 }
 
 /// Why a canary backend that the user has declared leads nowhere, if it does not lead to the canary.
@@ -354,7 +360,7 @@ fn refusals(
             held.number,
             crate::apiserver::value::text(deployment, "/metadata/namespace"),
         ));
-    } else if release.before.paused && !ask.held {
+    } else if release.before.paused && !ask.held && !ask.stays_paused {
         refusals.push(format!(
             "deployment {own} is paused by somebody else{}; `kubectl rollout resume deployment/{own}` first, or --held if it holds the new revision",
             managers::last_writer(deployment, &["spec", "paused"]).unwrap_or_default()

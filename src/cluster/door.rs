@@ -65,7 +65,7 @@ impl Cluster {
             .await
             .map_err(|error| told(&error))?
             .ok_or_else(|| self.no_such(deployment))?;
-        let (rollout, resolved) = self.policy(deployment)?;
+        let (rollout, resolved) = self.policy(deployment).await?;
         let (ask, lane) = self.ask(&found, request, store).await?;
         found.stable().map_err(|why| Problem::new(ProblemKind::Conflict, why))?;
         let faults = |faults: Vec<String>| Problem::new(ProblemKind::Invalid, faults.join("\n"));
@@ -247,7 +247,7 @@ impl Cluster {
         // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
         if let Some(record) = running(store).await? {
             let (ask_id, version) = self.identity_of(name, request, store).await?;
-            if let Some(key) = Box::pin(self.make_way(store, name, &ask_id, &version)).await? {
+            if let Some(key) = Box::pin(self.make_way(store, request, name, (&ask_id, &version))).await? {
                 return Ok(Some(Started {
                     release: Some(key.clone()),
                     found: vec![format!(
@@ -277,10 +277,11 @@ impl Cluster {
             }));
         }
         let retried = matches!(request.target, ReleaseTarget::Retry);
-        let mut against = admission.report.refusals.clone();
-        against.extend(self.objections(store, admission, retried).await?);
-        if !against.is_empty() {
-            return Err(Problem::new(ProblemKind::Conflict, against.join("\n")));
+        self.objections(store, &mut worked.admission, retried).await?;
+        let admission = &worked.admission;
+        if !admission.report.refusals.is_empty() {
+            let against = admission.report.refusals.join("\n");
+            return Err(Problem::new(ProblemKind::Conflict, against));
         }
         if let Some(what) = &worked.waits {
             return self.wait_elsewhere(what, begun).await.map(|()| None);
@@ -306,7 +307,7 @@ impl Cluster {
             pipeline: request.pipeline.clone(),
             deploy_window: request.deploy_window,
         };
-        let kept = self.policy(name)?.0.spec.history.unwrap_or(10);
+        let kept = self.policy(name).await?.0.spec.history.unwrap_or(10);
         store
             .set_kept_releases(kept, self.clock.now())
             .await
@@ -352,11 +353,11 @@ impl Cluster {
     async fn make_way(
         self: &Arc<Self>,
         store: &ConfigMapStore,
+        request: &ReleaseRequest,
         deployment: &str,
-        revision: &str,
-        version: &str,
+        (revision, version): (&str, &str),
     ) -> Result<Option<ReleaseKey>, Problem> {
-        let on_new = self.policy(deployment)?.0.spec.on_new_revision;
+        let on_new = self.policy(deployment).await?.0.spec.on_new_revision;
         let mut asked = false;
         loop {
             let Some(record) = running(store).await? else {
@@ -377,8 +378,11 @@ impl Cluster {
                         ),
                     ));
                 }
+                if !asked {
+                    // What may not begin pushes nothing aside, and does not wait for its refusal.
+                    self.may_begin(deployment, request).await?;
+                }
                 if on_new == OnNewRevision::Supersede && !asked {
-                    asked = true;
                     let by = self.caller().await;
                     let reason = format!("{version} is to be released");
                     let _ = store
@@ -391,6 +395,7 @@ impl Cluster {
                         )
                         .await;
                 }
+                asked = true;
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
@@ -436,6 +441,16 @@ impl Cluster {
         };
         tokio::time::timeout(within, look).await.ok().flatten()
     }
+}
+
+fn has_reason(request: &ReleaseRequest) -> Result<(), Problem> {
+    if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+        return Err(Problem::new(
+            ProblemKind::Invalid,
+            "an emergency release needs a reason for the audit; add --reason",
+        ));
+    }
+    Ok(())
 }
 
 /// The template that serves, which stands for any new one where only the way is asked for.
@@ -494,12 +509,7 @@ impl Door for Arc<Cluster> {
     }
 
     async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
-        if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-            return Err(Problem::new(
-                ProblemKind::Invalid,
-                "an emergency release needs a reason for the audit; add --reason",
-            ));
-        }
+        has_reason(request)?;
         if let Some(started) = self.release_through(name, request).await? {
             return Ok(started);
         }
@@ -511,6 +521,23 @@ impl Door for Arc<Cluster> {
                 return Ok(started);
             }
         }
+    }
+
+    async fn release_detached(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
+        has_reason(request)?;
+        // A release that this process began would be left behind with nobody to carry it.
+        self.release_through(name, request).await?.ok_or_else(|| {
+            Problem::new(
+                ProblemKind::Invalid,
+                format!(
+                    "--detach needs somebody who carries the release after this command has ended, and no daemon of namespace {} \
+                     does that for deployment/{name}: leave --detach out, or let it run in the cluster (--in-cluster). A daemon \
+                     is asked where a Rollout is about the Deployment, and -f, --strategy, --notify, --from-file and --held are \
+                     left out",
+                    self.home()
+                ),
+            )
+        })
     }
 
     async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {

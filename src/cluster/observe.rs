@@ -202,7 +202,7 @@ impl Cluster {
             .await
             .map_err(|error| told(&error))?
             .ok_or_else(|| self.no_such(deployment))?;
-        let (rollout, resolved) = self.policy(deployment)?;
+        let (rollout, resolved) = self.policy(deployment).await?;
         let reach = Reach::open(&self.api)
             .await
             .map_err(|error| Problem::new(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;

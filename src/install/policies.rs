@@ -292,6 +292,17 @@ fn freeze() -> Value {
                 "expression": "params.spec.?except.orValue([]).exists(e, e == variables.rollout || e == request.namespace + '/' + variables.rollout) \
                                || (variables.release && object.spec.?emergency.orValue(false) && params.spec.?emergencies.orValue('allowed') == 'allowed')",
             },
+            { "name": "labels", "expression": "namespaceObject.metadata.?labels.orValue({})" },
+            {
+                // By the labels of its Rollout, which cannot be seen here, the daemon alone holds it.
+                "name": "meant",
+                "expression": "!has(params.spec.rollouts) && (!has(params.spec.namespaces) || (\
+                               params.spec.namespaces.?matchLabels.orValue({}).all(k, k in variables.labels && variables.labels[k] == params.spec.namespaces.matchLabels[k]) \
+                               && params.spec.namespaces.?matchExpressions.orValue([]).all(e, \
+                               e.operator == 'Exists' ? e.key in variables.labels : \
+                               e.operator == 'DoesNotExist' ? !(e.key in variables.labels) : \
+                               (e.operator == 'In') == (e.key in variables.labels && variables.labels[e.key] in e.values))))",
+            },
             {
                 "name": "frozen",
                 "expression": format!(
@@ -302,7 +313,7 @@ fn freeze() -> Value {
             },
         ],
         "validations": [{
-            "expression": "variables.excepted || !variables.frozen",
+            "expression": "!variables.meant || variables.excepted || !variables.frozen",
             "messageExpression": "'freeze ' + params.metadata.namespace + '/' + params.metadata.name + ' of ' + params.spec.by + ' until ' + string(params.spec.until) + ': ' + params.spec.reason",
         }],
     });
