@@ -113,7 +113,7 @@ pub async fn program(words: &[String], within: Span, env: &BTreeMap<String, Stri
         Failure::Answer {
             what,
             excerpt: Some((label, excerpt)),
-        } => format!("it {what}; {label} {excerpt}"),
+        } => format!("{what}; {label} {excerpt}"),
         Failure::Test(why) => why,
     })
 }

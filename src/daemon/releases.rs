@@ -75,6 +75,10 @@ impl Daemon {
             read.await.map_err(Problem::unavailable)??
         };
         self.wait_for_running(&managed, &usable, &canary).await?;
+        let way_back = matches!(request.target, ReleaseTarget::Rollback { .. });
+        if !request.emergency && !way_back {
+            self.wait_for_others(&usable).await?;
+        }
         let stable = self.store().stable(name).map_err(Problem::unavailable)?;
         if stable.as_ref().is_some_and(|stable| stable.id == canary.id) {
             return Ok(Started {
@@ -251,6 +255,27 @@ impl Daemon {
                 Ok(Err(RecvError::Closed)) => return Err(stopping()),
                 // News, a gap in the news or none for a second: the record says whether it is over.
                 Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until none of the rollouts that this one comes after is being released.
+    async fn wait_for_others(&self, usable: &Usable) -> Result<(), Problem> {
+        for other in &usable.rollout.spec.after {
+            self.usable(other).map_err(|problem| {
+                Problem::new(
+                    ProblemKind::Conflict,
+                    format!("{} comes after {other} (spec.after): {problem}", usable.name()),
+                )
+            })?;
+            while self.store().running(other).map_err(Problem::unavailable)?.is_some() {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    () = self.stopping().cancelled() => {
+                        return Err(Problem::unavailable("the daemon is stopping; nothing was begun, so ask the next one"));
+                    }
+                }
             }
         }
         Ok(())

@@ -258,3 +258,43 @@ async fn a_newer_revision_waits_for_the_one_that_runs_if_the_rollout_says_so() {
     let end = load.stop().await;
     assert_eq!((end.lost_total(), end.failed_total()), (0, 0), "{end:?}");
 }
+
+/// Commands of the author's own: told which release they belong to, one that fails before the start rejects the version
+/// with its last words, and the one after it runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_are_run_around_a_release_and_one_that_fails_rejects_it() {
+    let mut yard = Yard::new(&Rollout {
+        steps: SHORT,
+        more: "  hooks:
+    - {command: [sh, -c, 'echo $WADE_HOOK $WADE_RELEASE $WADE_VERSION; test $WADE_VERSION != 1.2.0'], at: beforeStart}
+    - {command: [sh, -c, 'exit 4'], at: afterPromotion}
+    - {command: [sh, -c, 'true'], at: afterRollback}
+",
+        ..Rollout::default()
+    });
+    let client = yard.start().await;
+    yard.release(&client, "1.0.0", GOOD).await;
+    let first = client.record(&key(1)).await.expect("a record");
+    assert!(outcome(&first).is_some_and(Outcome::is_forward));
+    let said = |record: &ReleaseRecord| -> Vec<String> {
+        let hooks = record.history.iter().filter(|entry| entry.reason.contains("hook"));
+        hooks.map(|entry| entry.reason.clone()).collect()
+    };
+    assert_eq!(
+        said(&first),
+        [
+            "hooks beforeStart ended well: sh",
+            "hook sh (afterPromotion) failed: ended with 4 where 0 was expected; the outcome stays FirstDeploy"
+        ]
+    );
+    let begun = client.release(SERVICE, &request("1.2.0", GOOD)).await;
+    assert_eq!(begun.expect("it is admitted").release, Some(key(2)));
+    let second = yard.over(&client, &key(2)).await;
+    assert_eq!(outcome(&second), Some(&Outcome::Rejected));
+    let all = said(&second);
+    assert!(all[0].contains("beforeStart 2 1.2.0"), "its last words: {all:?}");
+    assert_eq!(
+        all.last().map(String::as_str),
+        Some("hooks afterRollback ended well: sh")
+    );
+}
