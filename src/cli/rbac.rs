@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Also asking a daemon for the release, and minding Freezes where a step works by itself
     #[arg(long)]
     daemon: bool,
+    /// With the right to make Jobs, for rollouts that have hooks
+    #[arg(long)]
+    hooks: bool,
     /// Also reading this Secret, which `spec.notify` names; may be repeated
     #[arg(long, value_name = "NAME", value_parser = word)]
     notify_secret: Vec<String>,
@@ -39,6 +42,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         account: args.service_account.clone(),
         scrape: args.scrape,
         daemon: args.daemon,
+        hooks: args.hooks,
         secrets: args.notify_secret.clone(),
     }));
     Ok(Exit::Done)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -11,11 +11,13 @@ use super::admit::{Admission, Ask, admit, earlier_template, new_template};
 use super::check::{Check, outlook};
 use super::find::Found;
 use super::follower::Follower;
+use super::order::Order;
 use super::probe::{Probe, probe};
 use super::rbac::{self, Lacking};
 use super::{Cluster, told};
 use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
+use crate::clock::stopwatch;
 use crate::daemon::api::{
     Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, ReleaseTarget, RolloutView,
     Started,
@@ -36,6 +38,9 @@ use crate::store::{ReleaseKey, ReleaseRecord, Store};
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// How long a step waits for what is under way elsewhere (`spec.after`, `spec.requires`), and how often it looks.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30 * 60);
+const ELSEWHERE_LOOK: Duration = Duration::from_secs(3);
 /// How often the record is read while waiting for somebody else's process.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -44,6 +49,8 @@ pub(crate) struct Worked {
     pub(crate) found: Found,
     pub(crate) probe: Probe,
     pub(crate) admission: Admission,
+    /// What it has to wait for elsewhere, if it has to.
+    pub(crate) waits: Option<String>,
 }
 
 impl Cluster {
@@ -80,10 +87,24 @@ impl Cluster {
         .map_err(|faults| Problem::new(ProblemKind::Conflict, faults.join("\n")))?;
         admission.report.refusals.extend(self.missing_config(&template).await);
         admission.report.refusals.extend(self.refused(&admission.plan));
+        admission
+            .report
+            .refusals
+            .extend(self.unguarded_hooks(&admission.plan).await);
+        let mut waits = None;
+        // The way back and an emergency wait for nobody; and where nothing is to be released there is nothing to compare.
+        if admission.plan.lane == Lane::Normal && !(self.options.any && self.options.ask.is_empty()) {
+            match self.order(&rollout, deployment, &template).await? {
+                Order::Holds(digests) => admission.release.digests = digests,
+                Order::UnderWay(what) => waits = Some(what),
+                Order::Stands(why) => admission.report.refusals.push(why),
+            }
+        }
         Ok(Worked {
             found,
             probe,
             admission,
+            waits,
         })
     }
 
@@ -220,6 +241,7 @@ impl Cluster {
         name: &str,
         request: &ReleaseRequest,
         store: &ConfigMapStore,
+        begun: Instant,
     ) -> Result<Option<Started>, Problem> {
         let before = latest_number(store).await?;
         // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
@@ -261,6 +283,9 @@ impl Cluster {
             let against = admission.report.refusals.join("\n");
             return Err(Problem::new(ProblemKind::Conflict, against));
         }
+        if let Some(what) = &worked.waits {
+            return self.wait_elsewhere(what, begun).await.map(|()| None);
+        }
         let lacking = self.check_rights(admission).await?;
         let started = self.started(&worked, lacking);
         let Some(lease) = self.lease_for_new(store, name).await? else {
@@ -301,6 +326,22 @@ impl Cluster {
             release: Some(key),
             ..started
         }))
+    }
+
+    /// Waits a moment for what is under way elsewhere. A daemon has others to look after: it comes back by itself.
+    async fn wait_elsewhere(&self, what: &str, begun: Instant) -> Result<(), Problem> {
+        if self.options.confined.is_some() {
+            return Err(Problem::unavailable(format!("waiting: {what}")));
+        }
+        if begun.elapsed() > ELSEWHERE_WITHIN {
+            return Err(Problem::new(
+                ProblemKind::Conflict,
+                format!("{what}, for longer than a step of a pipeline should wait; run it again when that is over"),
+            ));
+        }
+        tracing::info!("waiting: {what}");
+        tokio::time::sleep(ELSEWHERE_LOOK).await;
+        Ok(())
     }
 
     pub(super) fn store(&self, deployment: &str) -> ConfigMapStore {
@@ -474,8 +515,9 @@ impl Door for Arc<Cluster> {
         }
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
+        let begun = stopwatch();
         loop {
-            if let Some(started) = Box::pin(self.try_release(name, request, &store)).await? {
+            if let Some(started) = Box::pin(self.try_release(name, request, &store, begun)).await? {
                 return Ok(started);
             }
         }

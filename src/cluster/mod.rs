@@ -22,6 +22,7 @@ pub mod find;
 mod follower;
 pub mod job;
 pub mod observe;
+mod order;
 pub mod probe;
 pub mod rbac;
 mod rules;

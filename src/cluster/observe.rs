@@ -286,6 +286,7 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             port: None,
             template_owner: None,
             rolling: false,
+            digests: Default::default(),
             manifest: None,
         },
         old: template::version_of(&old["spec"]["template"], None),

@@ -41,6 +41,8 @@ pub enum Part {
     Keda,
     /// PodDisruptionBudgets.
     Budget,
+    /// The author's own Jobs.
+    Hooks,
     /// Requests to the pods through the API server.
     Scrape,
     /// Asking a daemon, and minding what those who run the cluster say.
@@ -82,7 +84,7 @@ const fn rule(
 }
 
 /// Every rule there is, in the order of the Role.
-pub const ALL: [Rule; 23] = [
+pub const ALL: [Rule; 25] = [
     rule(
         Part::Release,
         Kind::Deployment,
@@ -210,6 +212,20 @@ pub const ALL: [Rule; 23] = [
         "idle stable pods must not stand in for serving ones, so the canary gets a budget of its own",
         "PodDisruptionBudgets are not found, and evictions may take the canary's pods",
     ),
+    rule(
+        Part::Hooks,
+        Kind::CronJob,
+        &["get"],
+        "hooks (spec.hooks) are made from CronJobs",
+        "",
+    ),
+    rule(
+        Part::Hooks,
+        Kind::Job,
+        &["get", "create"],
+        "hooks are Jobs. A strong right: whoever makes one runs it as any ServiceAccount of this namespace",
+        "",
+    ),
     Rule {
         part: Part::Scrape,
         kind: Kind::Pod,
@@ -308,7 +324,12 @@ impl Lacking {
     /// The command that prints the Role which gives what is missing.
     pub fn remedy(&self, namespace: &str) -> String {
         let scrape = self.needed.iter().any(|right| right.resource == "pods/proxy");
-        format!("wade rbac -n {namespace}{}", if scrape { " --scrape" } else { "" })
+        let hooks = self.needed.iter().any(|right| right.group == Kind::Job.group());
+        format!(
+            "wade rbac -n {namespace}{}{}",
+            if scrape { " --scrape" } else { "" },
+            if hooks { " --hooks" } else { "" }
+        )
     }
 
     /// What is worse for want of rights, one sentence each.
@@ -381,9 +402,10 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
         // Whether they are wanted depends on what is installed: who looks for it says what could not be seen.
         .filter(|rule| rule.part != Part::Daemon)
+        .filter(|rule| rule.part != Part::Hooks || !plan.hooks.is_empty())
         .flat_map(|rule| {
             let essential = match rule.part {
-                Part::Release => true,
+                Part::Release | Part::Hooks => true,
                 Part::Words | Part::Look | Part::Daemon => false,
                 Part::Route(kind) => has_route(kind),
                 Part::Hpa => scaled_by(Kind::HorizontalPodAutoscaler),
@@ -528,6 +550,8 @@ pub struct RoleFor {
     pub scrape: bool,
     /// With what asking a daemon takes, and minding Freezes.
     pub daemon: bool,
+    /// With the right to make Jobs for hooks.
+    pub hooks: bool,
     /// Secrets that hold the addresses of notifications.
     pub secrets: Vec<String>,
 }
@@ -544,6 +568,7 @@ pub fn role(of: &RoleFor) -> String {
     let wanted = |rule: &&Rule| match rule.part {
         Part::Scrape => of.scrape,
         Part::Daemon => of.daemon,
+        Part::Hooks => of.hooks,
         _ => true,
     };
     for rule in ALL.iter().filter(wanted) {
@@ -714,6 +739,7 @@ mod tests {
             account: "ci/deployer".to_owned(),
             scrape: true,
             daemon: true,
+            hooks: false,
             secrets: vec!["shop-slack".to_owned()],
         };
         insta::assert_snapshot!(role(&of));

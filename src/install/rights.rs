@@ -84,7 +84,7 @@ fn releasing() -> Vec<Value> {
         .iter()
         // The daemon reaches pods by their addresses; the API server's way to any port of any pod is not for it. What
         // it asks of Wade's own kinds is in `watching`.
-        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Daemon))
+        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Daemon | Part::Hooks))
         .map(|rule| {
             json!({
                 "apiGroups": [rule.kind.group()], "resources": [rbac::resource(rule)], "verbs": rule.verbs,
@@ -113,7 +113,11 @@ fn watching() -> Vec<Value> {
         rule("", &["nodes"], &["list"]),
         rule(
             "admissionregistration.k8s.io",
-            &["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"],
+            &[
+                "mutatingadmissionpolicies",
+                "mutatingadmissionpolicybindings",
+                "validatingadmissionpolicybindings",
+            ],
             &["get", "list"],
         ),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
@@ -136,10 +140,11 @@ fn own() -> Vec<Value> {
 
 /// For a RoleBinding in a namespace whose Rollouts have hooks.
 fn hooks() -> Vec<Value> {
-    vec![
-        rule("batch", &["cronjobs"], &["get"]),
-        rule("batch", &["jobs"], &["get", "create"]),
-    ]
+    rbac::ALL
+        .iter()
+        .filter(|rule| rule.part == Part::Hooks)
+        .map(|one| rule(one.kind.group(), &[one.kind.plural()], one.verbs))
+        .collect()
 }
 
 fn viewing() -> Vec<Value> {

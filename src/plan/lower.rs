@@ -1,7 +1,5 @@
 //! Spec to plan: one function per strategy, and the defaults table.
 
-use std::collections::BTreeMap;
-
 use super::{Comparison, Gate, HistoryPlan, Lane, Measure, NoDataPlan, Plan, SmokePlan, Split, Stage, StageKind};
 use crate::judge::config::{
     Blocks, Config, ErrorsConfig, ErrorsPass, GaugeConfig, LatencyConfig, MetricConfig, MetricKind, ObjectiveConfig,
@@ -199,7 +197,6 @@ pub fn lower(
         on_new_revision: spec.on_new_revision,
         windows: spec.windows.clone().unwrap_or_default(),
         hooks: hooks(spec, &around.lane),
-        digests: BTreeMap::new(),
         notify: spec.notify.clone(),
     };
     // Without a word from the user the limit never cuts a plan short that was accepted as written.

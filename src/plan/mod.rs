@@ -12,7 +12,6 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -79,9 +78,6 @@ pub struct Plan {
     /// Jobs of the author's own, in the order in which they run at each point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookSpec>,
-    /// What the new revision's containers must run, by container: the digests that were promoted elsewhere.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub digests: BTreeMap<String, String>,
     /// Who is told; addresses are only referred to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<NotifySpec>,

@@ -320,7 +320,7 @@ mod tests {
         serde_json::from_value(json!({
             "deployment": "checkout", "uid": "0a1b2c3d-1111", "number": 7, "stable": "s", "canary": "c",
             "template": {"spec": {"containers": [{"name": "app", "image": "shop/checkout:2"}]}},
-            "isolation": "pin", "services": [], "before": {"replicas": 3, "paused": false},
+            "isolation": "pin", "services": [], "before": {"replicas": 3, "maxSurge": "25%", "maxUnavailable": "25%", "historyLimit": 10, "paused": false},
         }))
         .expect("a release")
     }

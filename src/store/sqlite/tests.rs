@@ -108,7 +108,6 @@ pub(in crate::store) fn plan(rollout: &str) -> Plan {
         }))
         .expect("windows"),
         hooks: Vec::new(),
-        digests: BTreeMap::new(),
         notify: Vec::new(),
     }
 }
