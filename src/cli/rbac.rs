@@ -25,12 +25,12 @@ pub(super) struct Args {
     /// Also pods/proxy: metrics and smoke tests from outside of the cluster. A strong right, see its comment
     #[arg(long, alias = "proxy")]
     scrape: bool,
-    /// Also asking a daemon for the release, and minding Freezes where a step works by itself
-    #[arg(long)]
-    daemon: bool,
     /// With the right to make Jobs, for rollouts that have hooks
     #[arg(long)]
     hooks: bool,
+    /// Also asking a daemon for the release, and minding Freezes where a step works by itself
+    #[arg(long)]
+    daemon: bool,
     /// Also reading this Secret, which `spec.notify` names; may be repeated
     #[arg(long, value_name = "NAME", value_parser = word)]
     notify_secret: Vec<String>,
@@ -41,8 +41,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         namespace: args.namespace.clone(),
         account: args.service_account.clone(),
         scrape: args.scrape,
-        daemon: args.daemon,
         hooks: args.hooks,
+        daemon: args.daemon,
         secrets: args.notify_secret.clone(),
     }));
     Ok(Exit::Done)

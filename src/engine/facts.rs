@@ -28,6 +28,9 @@ pub struct Facts {
     pub commands: Vec<Command>,
     /// A newer revision that wants to be released, by name.
     pub newer: Option<String>,
+    /// From when to when nobody looked, if that has just ended: a holder had died, or nothing could be observed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwatched: Option<(Timestamp, Timestamp)>,
     /// What the pipeline's `DEPLOY_WINDOW` says, if it says anything.
     pub deploy_window: Option<bool>,
 }

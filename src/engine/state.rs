@@ -41,6 +41,10 @@ pub struct State {
     /// Time spent waiting for people, which does not count against the release's limit.
     #[schemars(with = "String")]
     pub waited: SignedDuration,
+    /// The end of the last time in which nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub watched_again: Option<Timestamp>,
     /// Restarts of the canary when the bake began: more than that is a fault.
     pub restarts_before_bake: u32,
     /// The way on or back does not come to an end by itself.
@@ -66,6 +70,7 @@ impl State {
             split_of: None,
             had_users: false,
             waited: SignedDuration::ZERO,
+            watched_again: None,
             restarts_before_bake: 0,
             stuck: None,
             would_have: false,
@@ -399,6 +404,15 @@ pub enum Event {
     Refused {
         /// The command.
         command: u64,
+    },
+    /// Nobody looked for a while; that time does not count for the stage.
+    WatchedAgain {
+        /// The last look before.
+        #[schemars(with = "String")]
+        from: Timestamp,
+        /// The first look after.
+        #[schemars(with = "String")]
+        until: Timestamp,
     },
     /// Nothing can be measured.
     SignalsLost {

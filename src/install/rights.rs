@@ -84,7 +84,7 @@ fn releasing() -> Vec<Value> {
         .iter()
         // The daemon reaches pods by their addresses; the API server's way to any port of any pod is not for it. What
         // it asks of Wade's own kinds is in `watching`.
-        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Daemon | Part::Hooks))
+        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Hooks | Part::Daemon))
         .map(|rule| {
             json!({
                 "apiGroups": [rule.kind.group()], "resources": [rbac::resource(rule)], "verbs": rule.verbs,

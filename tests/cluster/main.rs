@@ -23,6 +23,7 @@ mod install;
 mod jobs;
 mod killed;
 mod meddling;
+mod order;
 mod others;
 mod outages;
 mod permissions;

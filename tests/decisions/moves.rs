@@ -82,6 +82,10 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Paused { command, by },
         Event::Resumed { command },
         Event::Refused { command },
+        Event::WatchedAgain {
+            from: start() + SignedDuration::from_secs(70),
+            until: start() + SignedDuration::from_secs(80),
+        },
         Event::SignalsLost {
             kind: NoData::SourceDown,
         },
@@ -127,6 +131,7 @@ fn label(event: &Event) -> &'static str {
         Event::Paused { .. } => "paused",
         Event::Resumed { .. } => "resumed",
         Event::Refused { .. } => "refused",
+        Event::WatchedAgain { .. } => "watched again",
         Event::SignalsLost { .. } => "signals lost",
         Event::SignalsBack => "signals back",
         Event::WouldHave => "would have",

@@ -104,6 +104,7 @@ struct Story {
     commands: Vec<Command>,
     newer: Option<String>,
     window: Option<bool>,
+    unwatched: Option<(Timestamp, Timestamp)>,
     out: String,
 }
 
@@ -141,6 +142,7 @@ impl Story {
             commands: Vec::new(),
             newer: None,
             window: None,
+            unwatched: None,
             out: String::new(),
         }
     }
@@ -194,6 +196,11 @@ impl Story {
             }
             "newer" => self.newer = Some(rest.to_owned()),
             "DEPLOY_WINDOW" => self.window = Some(rest == "true"),
+            // away SECONDS: until now, and everything of before is gone
+            "away" => {
+                let secs = rest.parse::<i64>().expect("seconds after `away`");
+                self.unwatched = Some((self.now - SignedDuration::from_secs(secs), self.now));
+            }
             // Whatever Wade did not write down is gone.
             "restart" => {
                 let text = serde_json::to_string(&self.state).expect("a state can be written");
@@ -338,6 +345,7 @@ impl Story {
             reading: self.reading(),
             commands: self.commands.clone(),
             newer: self.newer.clone(),
+            unwatched: self.unwatched,
             deploy_window: self.window,
         }
     }

@@ -205,6 +205,7 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
     Facts {
         suspicion: None,
         unapplied: false,
+        unwatched: draw.gone.then(|| (ago(30), now)),
         world: (!draw.dark).then_some(world),
         reading,
         commands: commands.to_vec(),

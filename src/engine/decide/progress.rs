@@ -68,12 +68,29 @@ impl Case<'_> {
                     )
                 })?
             }
-            Phase::Analysing { stage } => self.stage_over(*stage),
+            Phase::Analysing { stage } => self.unwatched().or_else(|| self.stage_over(*stage)),
             Phase::HandingOver(part) => self.hand_over(*part),
             Phase::Returning(part, _) => self.go_back(*part),
             Phase::AfterHooks(outcome) => self.end_hooks(outcome),
             Phase::Done(_) => None,
         }
+    }
+
+    /// What ended a moment ago, once: the stage's own clock stands still for it.
+    fn unwatched(&self) -> Option<Step> {
+        let (from, until) = self.facts.unwatched?;
+        let state = self.state;
+        let news = until > state.since && state.watched_again.is_none_or(|before| before < until);
+        news.then(|| {
+            let missed = until.duration_since(from.max(state.since));
+            step(
+                Event::WatchedAgain { from, until },
+                format!(
+                    "nobody looked for {}; that time does not count for the stage",
+                    whole(missed)
+                ),
+            )
+        })?
     }
 
     /// How the hooks ended that run in this phase.

@@ -104,6 +104,7 @@ fn answers(event: &Event) -> Option<(u64, bool)> {
         | Event::Shifted { .. }
         | Event::StageEnded { .. }
         | Event::AskedForProof
+        | Event::WatchedAgain { .. }
         | Event::SignalsLost { .. }
         | Event::SignalsBack
         | Event::WouldHave
