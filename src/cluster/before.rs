@@ -72,7 +72,7 @@ impl Cluster {
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
         let running = running(&store).await?;
-        let mut worked = self.work_out(name, request, &store).await?;
+        let mut worked = Box::pin(self.work_out(name, request, &store)).await?;
         let lacking = rbac::lacking(&self.api, &self.needs(&worked.admission)).await;
         let any = self.options.ask.is_empty();
         self.objections(&store, &mut worked.admission, any).await?;

@@ -259,7 +259,7 @@ impl Cluster {
                 }));
             }
         }
-        let mut worked = self.work_out(name, request, store).await?;
+        let mut worked = Box::pin(self.work_out(name, request, store)).await?;
         // A way back is asked for without a file: those who were told of the way on are told of it too.
         if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
             let last = store.latest().await.map_err(Problem::unavailable)?;
@@ -542,7 +542,7 @@ impl Door for Arc<Cluster> {
 
     async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
         let store = self.store(name);
-        let worked = self.work_out(name, request, &store).await?;
+        let worked = Box::pin(self.work_out(name, request, &store)).await?;
         Ok(render(&worked.admission.plan, outlook(&worked.probe)))
     }
 
