@@ -10,7 +10,7 @@ use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
 use crate::engine::desired::instances;
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
-use crate::platforms::kubernetes::release::{Before, Isolation};
+use crate::platforms::kubernetes::release::{Before, Isolation, canary_name};
 use crate::platforms::kubernetes::template::{For, Obstacle};
 use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
 use crate::spec::{Faults, Finish, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
@@ -147,11 +147,12 @@ pub fn admit(
     let hash = takes_over
         .and_then(|set| label(set, HASH))
         .map_or_else(|| template::hash(template), str::to_owned);
+    let services = around(found);
     let choice = isolation::choose(
         deployment,
         template,
         Around {
-            services: &found.every_service,
+            services: &services,
             policies: &found.policies,
             others: &[],
         },
@@ -168,7 +169,7 @@ pub fn admit(
         isolation: choice.isolation,
         services: found.services.iter().map(|service| name(service).to_owned()).collect(),
         routes: found.routes.iter().map(|(part, _)| part.clone()).collect(),
-        before: before(deployment, ask),
+        before: before(deployment, ask, &stable_template),
         scaler: found.scaler.as_ref().map(|(scaler, _)| scaler.clone()),
         budgets: found.budgets.iter().map(|budget| name(budget).to_owned()).collect(),
         metrics: probe.metrics.clone(),
@@ -225,12 +226,58 @@ pub fn admit(
     })
 }
 
-fn before(deployment: &Value, ask: &Ask) -> Before {
+/// The Services that must not reach the canary by accident. The one that the user has declared for it, beside its
+/// backend in the route, is there to reach it.
+fn around(found: &Found) -> Vec<Value> {
+    let own = |service: &Value| found.services.iter().any(|one| name(one) == name(service));
+    let declared = |service: &Value| {
+        let mut parts = found.routes.iter().map(|(part, _)| part);
+        parts.any(|part| part.declared && canary_name(&part.service) == name(service))
+    };
+    let kept = |service: &&Value| own(service) || !declared(service);
+    found.every_service.iter().filter(kept).cloned().collect()
+}
+
+/// Why a Deployment that no release holds is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// It is not.
+    None,
+    /// Wade keeps it from rolling out what nobody has judged: it was left so after a way back, the policy has paused it
+    /// with a change, which leaves no name, or it is held between releases.
+    Wades,
+    /// Somebody wants it so.
+    Others,
+}
+
+fn pause(deployment: &Value) -> Pause {
+    use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED};
+    if !flag(deployment, "/spec/paused") {
+        return Pause::None;
+    }
+    let by = managers::managers_of(deployment, &["spec", "paused"]);
+    let nobody_else = by.iter().all(|one| one.manager == crate::apiserver::MANAGER);
+    let adopted = label(deployment, HOLD) == Some("true");
+    if (adopted && nobody_else) || annotation(deployment, LEFT_PAUSED).is_some() {
+        Pause::Wades
+    } else {
+        Pause::Others
+    }
+}
+
+fn before(deployment: &Value, ask: &Ask, stable: &Value) -> Before {
     let of = |path: &str| deployment.pointer(path).cloned().unwrap_or(Value::Null);
     if let Some(held) = workload::held(deployment) {
         return held.before;
     }
-    let left = annotation(deployment, crate::platforms::kubernetes::LEFT_PAUSED).is_some();
+    // Who says --held has paused it for this release, and wants it to go on afterwards.
+    let paused = !ask.held
+        && match pause(deployment) {
+            Pause::None => false,
+            // With a change that waits it is paused for that alone; with what serves it is held between releases.
+            Pause::Wades => template::same(&deployment["spec"]["template"], stable),
+            Pause::Others => true,
+        };
     // What a manifest says is what is to be there afterwards.
     let of = |path: &str| {
         let manifest = ask.manifest.as_ref();
@@ -239,8 +286,7 @@ fn before(deployment: &Value, ask: &Ask) -> Before {
             .unwrap_or_else(|| of(path))
     };
     Before {
-        // Who says --held has paused it for this release, and wants it to go on afterwards.
-        paused: ask.stays_paused || (flag(deployment, "/spec/paused") && !left && !ask.held),
+        paused: ask.stays_paused || paused,
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         max_unavailable: of("/spec/strategy/rollingUpdate/maxUnavailable"),
         history_limit: of("/spec/revisionHistoryLimit"),
@@ -353,7 +399,7 @@ fn refusals(
             held.number,
             crate::apiserver::value::text(deployment, "/metadata/namespace"),
         ));
-    } else if release.before.paused && !ask.held {
+    } else if pause(deployment) == Pause::Others && !ask.held {
         refusals.push(format!(
             "deployment {own} is paused by somebody else{}; `kubectl rollout resume deployment/{own}` first, or --held if it holds the new revision",
             managers::last_writer(deployment, &["spec", "paused"]).unwrap_or_default()

@@ -100,6 +100,10 @@ impl Operator {
             (false, true) => changes.push(json!({ "op": "remove", "path": "/spec/paused" })),
             _ => return,
         }
+        if annotation(&deployment, LEFT_PAUSED).is_some() {
+            let mark = format!("/metadata/annotations/{}", LEFT_PAUSED.replace('/', "~1"));
+            changes.push(json!({ "op": "remove", "path": mark }));
+        }
         let patch = Patch::Json(Value::Array(changes));
         match api.patch(Kind::Deployment, &at.name, &patch).await {
             Err(error) if !error.is_conflict() => trouble(at, "its pause cannot be changed", &error),
@@ -126,6 +130,9 @@ impl Operator {
         };
         let begun = async {
             let cluster = self.cluster(&policy, ask, by).await?;
+            if let Some(why) = cluster.not_again(&at.name).await? {
+                return Err(Problem::new(ProblemKind::Conflict, why));
+            }
             self.may_begin(&policy, &cluster, &request).await?;
             self.works_through(at, "held", &cluster);
             let started = cluster.release(&at.name, &request).await?;
@@ -434,6 +441,8 @@ impl Operator {
             (_, true) => Lane::Emergency {
                 reason: request.reason.clone().unwrap_or_default(),
             },
+            // Somebody else has put back what served before: as good as `wade rollback`.
+            _ if cluster.is_undone(&policy.about().name).await? => Lane::Rollback,
             _ => Lane::Normal,
         };
         let mut freezes = Vec::new();

@@ -15,6 +15,7 @@ mod bad;
 mod baseline;
 mod broken;
 mod daemon;
+mod gitops;
 mod hands;
 mod harness;
 mod healthy;
