@@ -10,9 +10,9 @@ use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
 use crate::engine::desired::instances;
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
-use crate::platforms::kubernetes::release::{Before, Isolation, canary_name};
+use crate::platforms::kubernetes::release::Before;
 use crate::platforms::kubernetes::template::{For, Obstacle};
-use crate::platforms::kubernetes::{HASH, Release, budget, managers, route, template, workload};
+use crate::platforms::kubernetes::{CANARY, HASH, Release, budget, managers, route, template, workload};
 use crate::spec::{Faults, Finish, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
 
@@ -147,12 +147,11 @@ pub fn admit(
     let hash = takes_over
         .and_then(|set| label(set, HASH))
         .map_or_else(|| template::hash(template), str::to_owned);
-    let services = around(found);
     let choice = isolation::choose(
         deployment,
         template,
         Around {
-            services: &services,
+            services: &found.every_service,
             policies: &found.policies,
             others: &[],
         },
@@ -226,18 +225,6 @@ pub fn admit(
     })
 }
 
-/// The Services that must not reach the canary by accident. The one that the user has declared for it, beside its
-/// backend in the route, is there to reach it.
-fn around(found: &Found) -> Vec<Value> {
-    let own = |service: &Value| found.services.iter().any(|one| name(one) == name(service));
-    let declared = |service: &Value| {
-        let mut parts = found.routes.iter().map(|(part, _)| part);
-        parts.any(|part| part.declared && canary_name(&part.service) == name(service))
-    };
-    let kept = |service: &&Value| own(service) || !declared(service);
-    found.every_service.iter().filter(kept).cloned().collect()
-}
-
 /// Why a Deployment that no release holds is paused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pause {
@@ -294,33 +281,14 @@ fn before(deployment: &Value, ask: &Ask, stable: &Value) -> Before {
 }
 
 /// Why a canary backend that the user has declared leads nowhere, if it does not lead to the canary.
-fn undeclared(found: &Found, release: &Release, canary: &str) -> Option<String> {
-    let wanted: Vec<String> = match &release.isolation {
-        Isolation::Label { labels } => labels
-            .iter()
-            .map(|(key, pair)| format!("{key}: {}", pair.canary))
-            .collect(),
-        Isolation::Pin => {
-            return Some(format!(
-                "the route declares the backend {canary}, but this release cannot be isolated by label, so nothing that is declared could lead to its pods"
-            ));
-        }
-    };
+fn undeclared(found: &Found, canary: &str) -> Option<String> {
+    let mark = name(&found.deployment);
     let service = found.every_service.iter().find(|service| name(service) == canary);
-    let selects = service.is_some_and(|service| {
-        let Isolation::Label { labels } = &release.isolation else {
-            return false;
-        };
-        let own: serde_json::Map<String, Value> = labels
-            .iter()
-            .map(|(key, pair)| (key.clone(), json!(pair.canary)))
-            .collect();
-        service.pointer("/spec/selector") == Some(&Value::Object(own))
-    });
+    let wanted = json!({ CANARY: mark });
+    let selects = service.is_some_and(|service| service.pointer("/spec/selector") == Some(&wanted));
     (!selects).then(|| {
         format!(
-            "the route declares the backend {canary}; declare a service of that name as well, with the same ports and the selector {{{}}}",
-            wanted.join(", ")
+            "the route declares the backend {canary}; declare a service of that name as well, with the same ports and the selector {{{CANARY}: {mark}}}"
         )
     })
 }
@@ -428,7 +396,7 @@ fn refusals(
         let canary = release.canary_service(&part.service);
         refusals.extend(route::refusals(object, &part.service, &canary, &splits));
         if part.declared {
-            refusals.extend(undeclared(found, release, &canary));
+            refusals.extend(undeclared(found, &canary));
         }
         if !part.declared
             && let Some(owner) = managers::gitops_owner(object, &["spec", "rules"])

@@ -211,7 +211,7 @@ mod tests {
         fake.put(
             "/api/v1/namespaces/shop/services/app-canary",
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "app-canary", "namespace": "shop"},
-                "spec": {"clusterIP": "10.0.0.2", "selector": {"app": "app-canary"}, "ports": ports}}),
+                "spec": {"clusterIP": "10.0.0.2", "selector": {"wade.dev/canary": "app"}, "ports": ports}}),
         );
         fake.edit(
             "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/web",

@@ -28,6 +28,7 @@ mod outages;
 mod permissions;
 mod rights;
 mod room;
+mod soak;
 mod stages;
 mod telemetry;
 mod ways;
