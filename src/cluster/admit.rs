@@ -462,3 +462,68 @@ pub fn earlier_template(found: &Found) -> Option<Value> {
     let earlier = found.sets.iter().filter(|set| number(set) < now).max_by_key(number)?;
     Some(template::without_hash(&earlier["spec"]["template"]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A paused Deployment of which this manager says so, if one does.
+    fn paused(by: Option<&str>, adopted: bool, image: &str) -> Value {
+        let said = |manager| json!({ "manager": manager, "operation": "Update", "fieldsV1": { "f:spec": { "f:paused": {} } } });
+        let labels = if adopted {
+            json!({ "wade.dev/hold": "true" })
+        } else {
+            json!({})
+        };
+        json!({
+            "metadata": { "name": "app", "labels": labels, "managedFields": by.map(said).into_iter().collect::<Vec<_>>() },
+            "spec": { "paused": true, "template": template(image) },
+        })
+    }
+
+    fn template(image: &str) -> Value {
+        json!({ "spec": { "containers": [{ "name": "app", "image": image }] } })
+    }
+
+    #[test]
+    fn a_pause_of_wades_own_is_no_somebody_elses() {
+        let cases = [
+            (
+                "the policy has paused it with a change",
+                None,
+                true,
+                "2.0",
+                Pause::Wades,
+                false,
+            ),
+            (
+                "the daemon holds it between releases",
+                Some("wade"),
+                true,
+                "1.0",
+                Pause::Wades,
+                true,
+            ),
+            (
+                "somebody wants it paused",
+                Some("kubectl-rollout"),
+                true,
+                "1.0",
+                Pause::Others,
+                true,
+            ),
+            ("nobody has adopted it", None, false, "1.0", Pause::Others, true),
+        ];
+        for (what, by, adopted, image, expected, stays) in cases {
+            let deployment = paused(by, adopted, image);
+            assert_eq!(pause(&deployment), expected, "{what}");
+            let before = before(&deployment, &Ask::default(), &template("1.0"));
+            assert_eq!(before.paused, stays, "{what}: afterwards");
+        }
+        let held = Ask {
+            held: true,
+            ..Ask::default()
+        };
+        assert!(!before(&paused(None, false, "2.0"), &held, &template("1.0")).paused);
+    }
+}

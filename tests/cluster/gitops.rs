@@ -2,7 +2,8 @@
 //! a daemon that looks after the same Deployment. Neither may undo the other's work for long, and nobody may notice.
 //!
 //! One story, told three times: a new version goes out; a bad one is taken back and stays away, however often the tool
-//! comes round with it; the next one goes out; and it is reverted in Git, which is a release in the fast lane.
+//! comes round with it; the next one goes out, or Git goes back to what serves, which puts all to rest; and a version that
+//! serves is reverted in Git, which is a release in the fast lane.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,23 +16,35 @@ use crate::support::api::Kind;
 use crate::support::daemon::{Daemon, installed, says};
 use crate::support::node::Node;
 use crate::support::recorder::text;
-use crate::support::scene::{CANARY, Closed, Expected, NEW, QUICK, Scene};
+use crate::support::scene::{CANARY, Closed, Expected, NEW, OLD, Scene};
 use crate::support::space::{APP, Sample, Space, merge};
 use crate::support::{eventually, now};
 
 const LONG: Duration = Duration::from_secs(100);
+/// About 10 s, long enough for the tool to come round in each stage.
+const POLICY: &str = "
+  strategy:
+    canary:
+      steps:
+        - {weight: 20%, max: 4s}
+        - {weight: 50%, max: 3s}
+      bake: 3s
+  smoke: [{http: /healthz}]
+  analysis: {passEarly: {minStage: 3s}}
+  limits: {settle: 1s}
+";
 /// How often the tool comes round.
 const EVERY: Duration = Duration::from_millis(2500);
 /// How long a version that was taken back is offered again and again.
-const OFFERED: Duration = Duration::from_secs(9);
+const OFFERED: Duration = Duration::from_secs(8);
 /// A version whose pods never start.
 const BAD: &str = "not-there";
 /// The version after it.
 const NEXT: &str = "2.1";
 /// Writes of Wade's to one object in one release, if nobody else writes it.
 const CALM: usize = 12;
-/// Releases in the story.
-const RELEASES: usize = 4;
+/// Releases in the longest story.
+const RELEASES: usize = 5;
 
 /// How the tool applies.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +125,17 @@ struct Story {
     declared: bool,
     /// Merged over the Deployment in Git.
     over: Value,
+    /// What Git brings when a version has been taken back.
+    then: Then,
+}
+
+/// What Git brings when a version has been taken back.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    /// The next version; later it is reverted.
+    Next,
+    /// A revert to what serves; later a revert to what served before.
+    Revert,
 }
 
 impl Story {
@@ -151,7 +175,7 @@ impl Story {
         // Before anybody watches: from here on nothing in Git is news but versions.
         println!("{}", self.how.apply(&space.node, &space.name, &git).await);
         space.rolled_out().await;
-        let scene = Scene::watch(space, QUICK).await;
+        let scene = Scene::watch(space, POLICY).await;
         let file = scene.policy().to_string_lossy().into_owned();
         let read = ["create", "--dry-run=client", "-o", "json", "-f", &file];
         let rollout: Value = serde_json::from_str(&scene.space.kubectl(&read).await).expect("JSON");
@@ -186,13 +210,27 @@ impl Story {
             .count();
         assert_eq!(started, 0, "pods that nobody judges");
 
-        tool.commit(&image(NEXT));
-        assert_eq!(over(&scene.space, 3).await, "Promoted");
-        println!("--- {NEXT} promoted after {} rounds", tool.rounds());
-
-        tool.commit(&image(NEW));
-        assert_eq!(over(&scene.space, 4).await, "Promoted");
-        println!("--- back on {NEW} after {} rounds", tool.rounds());
+        let (number, serves) = match self.then {
+            Then::Next => {
+                // Somebody may try it again by name, though the tool's template waits, paused.
+                let home = scene.space.name.clone();
+                let retried = scene.wade(&["retry", "--home", &home]).ends(LONG).await;
+                assert_eq!(over(&scene.space, 3).await, "Rejected", "{}", retried.output());
+                tool.commit(&image(NEXT));
+                assert_eq!(over(&scene.space, 4).await, "Promoted");
+                println!("--- {NEXT} promoted after {} rounds", tool.rounds());
+                (5, NEW)
+            }
+            Then::Revert => {
+                tool.commit(&image(NEW));
+                self.at_rest(&scene.space).await;
+                println!("--- at rest after {} rounds", tool.rounds());
+                (3, OLD)
+            }
+        };
+        tool.commit(&image(serves));
+        assert_eq!(over(&scene.space, number).await, "Promoted");
+        println!("--- back on {serves} after {} rounds", tool.rounds());
         let record = scene.record().await.expect("a record");
         let plan = text(&record, "/data/plan");
         assert!(
@@ -208,12 +246,27 @@ impl Story {
         let left_paused = !self.hold.is_empty();
         let expected = Expected {
             left_paused,
-            ..Expected::on(NEW)
+            ..Expected::on(serves)
         };
         let closed = scene.close(expected).await;
         self.no_fight(&closed, rounds);
         assert!(writes <= 3, "{writes} writes of a Deployment at rest");
         drop(daemon);
+    }
+
+    /// Git says what serves: nothing waits any more, and the Deployment is as it is between releases.
+    async fn at_rest(&self, space: &Space) {
+        let paused = !self.hold.is_empty();
+        eventually("the Deployment is at rest", Duration::from_secs(30), || async {
+            let there = space.get(Kind::Deployment, APP).await?;
+            let image = text(&there, "/spec/template/spec/containers/0/image");
+            let is_paused = there.pointer("/spec/paused") == Some(&json!(true));
+            let marked = there.pointer("/metadata/annotations/wade.dev~1left-paused").is_some();
+            let said = says(space, "phase").await;
+            (image == space.node.image(NEW) && is_paused == paused && (paused || !marked) && said == "Idle")
+                .then_some(())
+        })
+        .await;
     }
 
     /// Prints and bounds what Wade wrote, object by object.
@@ -294,6 +347,7 @@ async fn a_tool_that_applies_client_side_is_no_fight() {
         hold: &[],
         declared: false,
         over: json!({"spec": {"replicas": null}}),
+        then: Then::Next,
     };
     story.told().await;
 }
@@ -311,6 +365,7 @@ async fn a_tool_that_insists_on_every_field_is_no_fight() {
         hold: &[],
         declared: true,
         over: json!({"spec": {"paused": false, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}}),
+        then: Then::Revert,
     };
     story.told().await;
 }
@@ -328,6 +383,7 @@ async fn a_tool_that_gives_way_is_no_fight_without_a_policy() {
         hold: &["--hold", "paused"],
         declared: true,
         over: json!({}),
+        then: Then::Revert,
     };
     story.told().await;
 }
