@@ -272,7 +272,7 @@ impl Scene {
         for (path, client) in [("edge", self.edge), ("service", self.service)] {
             let tally = client.stop().await;
             println!("{name}: {path}: {tally}");
-            let leaked = leaked(&tally, &history, self.space.node.image(""));
+            let leaked = leaked(&tally, &history, &self.space.node.image(""));
             assert!(
                 leaked.is_empty() || expected.others_write,
                 "{path}: {}\n{}",
@@ -375,12 +375,12 @@ impl Scene {
 
 /// Versions that somebody met before the route had given them any share. With several releases a version may have been
 /// stable before: what matters is the first time.
-fn leaked(tally: &Tally, history: &History, image: String) -> Vec<String> {
+fn leaked(tally: &Tally, history: &History, image: &str) -> Vec<String> {
     let mut leaked = Vec::new();
     let mut tags = BTreeMap::<String, Timestamp>::new();
     for seen in history.of(Kind::ReplicaSet) {
         let of = text(&seen.object, "/spec/template/spec/containers/0/image");
-        if let Some(tag) = of.strip_prefix(&image) {
+        if let Some(tag) = of.strip_prefix(image) {
             tags.entry(tag.to_owned()).or_insert(seen.at);
         }
     }
