@@ -337,7 +337,7 @@ async fn refused(space: &Space, why: &str) {
     .await;
 }
 
-/// `kubectl apply` in a loop, with nothing but what everybody writes; the canary's backend is taken out in each round.
+/// `kubectl apply` in a loop, with replicas left to an autoscaler.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]
 async fn a_tool_that_applies_client_side_is_no_fight() {
@@ -345,7 +345,7 @@ async fn a_tool_that_applies_client_side_is_no_fight() {
         name: "git-client",
         how: How::ClientSide,
         hold: &[],
-        declared: false,
+        declared: true,
         over: json!({"spec": {"replicas": null}}),
         then: Then::Next,
     };
