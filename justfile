@@ -46,9 +46,16 @@ simulate story="errors-rolled-back":
 replay seed:
     WADE_SIM_SEED={{seed}} cargo test --test simulation replay -- --nocapture
 
+# The long runs: more seeds of the simulation, then the real node (root)
+soak: soak-seeds soak-cluster
+
 # Try more seeds than CI does
-soak seeds="20000" from="1":
+soak-seeds seeds="20000" from="1":
     WADE_SIM_SEEDS={{seeds}} WADE_SIM_FROM={{from}} cargo test --release --test simulation no_seed_breaks_a_rule -- --nocapture
+
+# The long runs on a real Kubernetes node (root; half an hour): the leader killed 20 times, ten releases in a row
+soak-cluster seed="20":
+    WADE_CLUSTER_SOAK=1 WADE_CLUSTER_SEED={{seed}} tests/cluster/node/node run soak_ --test-threads=1
 
 # All benchmarks; the proxy's needs python3, haproxy and wrk and is skipped without
 bench *args:

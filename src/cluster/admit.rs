@@ -10,9 +10,9 @@ use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch};
 use crate::engine::desired::instances;
 use crate::plan::{Circumstances, Found as PlanFound, Lane, Plan, lower};
 use crate::platforms::kubernetes::isolation::{self, Around};
-use crate::platforms::kubernetes::release::{Before, Isolation};
+use crate::platforms::kubernetes::release::Before;
 use crate::platforms::kubernetes::template::{For, Obstacle};
-use crate::platforms::kubernetes::{HASH, HOLD, Release, budget, managers, route, template, workload};
+use crate::platforms::kubernetes::{CANARY, HASH, Release, budget, managers, route, template, workload};
 use crate::spec::{Faults, Finish, MetricsEndpoint, Mode, OnUndecided, Resolved, Rollout};
 use crate::store::Revision;
 
@@ -168,7 +168,7 @@ pub fn admit(
         isolation: choice.isolation,
         services: found.services.iter().map(|service| name(service).to_owned()).collect(),
         routes: found.routes.iter().map(|(part, _)| part.clone()).collect(),
-        before: before(deployment, ask),
+        before: before(deployment, ask, &stable_template),
         scaler: found.scaler.as_ref().map(|(scaler, _)| scaler.clone()),
         budgets: found.budgets.iter().map(|budget| name(budget).to_owned()).collect(),
         metrics: probe.metrics.clone(),
@@ -226,12 +226,46 @@ pub fn admit(
     })
 }
 
-fn before(deployment: &Value, ask: &Ask) -> Before {
+/// Why a Deployment that no release holds is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pause {
+    /// It is not.
+    None,
+    /// Wade keeps it from rolling out what nobody has judged: it was left so after a way back, the policy has paused it
+    /// with a change, which leaves no name, or it is held between releases.
+    Wades,
+    /// Somebody wants it so.
+    Others,
+}
+
+fn pause(deployment: &Value) -> Pause {
+    use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED};
+    if !flag(deployment, "/spec/paused") {
+        return Pause::None;
+    }
+    let by = managers::managers_of(deployment, &["spec", "paused"]);
+    let nobody_else = by.iter().all(|one| one.manager == crate::apiserver::MANAGER);
+    let adopted = label(deployment, HOLD) == Some("true");
+    if (adopted && nobody_else) || annotation(deployment, LEFT_PAUSED).is_some() {
+        Pause::Wades
+    } else {
+        Pause::Others
+    }
+}
+
+fn before(deployment: &Value, ask: &Ask, stable: &Value) -> Before {
     let of = |path: &str| deployment.pointer(path).cloned().unwrap_or(Value::Null);
     if let Some(held) = workload::held(deployment) {
         return held.before;
     }
-    let left = annotation(deployment, crate::platforms::kubernetes::LEFT_PAUSED).is_some();
+    // Who says --held has paused it for this release, and wants it to go on afterwards.
+    let paused = !ask.held
+        && match pause(deployment) {
+            Pause::None => false,
+            // With a change that waits it is paused for that alone; with what serves it is held between releases.
+            Pause::Wades => template::same(&deployment["spec"]["template"], stable),
+            Pause::Others => true,
+        };
     // What a manifest says is what is to be there afterwards.
     let of = |path: &str| {
         let manifest = ask.manifest.as_ref();
@@ -240,48 +274,22 @@ fn before(deployment: &Value, ask: &Ask) -> Before {
             .unwrap_or_else(|| of(path))
     };
     Before {
-        // Who says --held has paused it for this release, and wants it to go on afterwards.
-        paused: ask.stays_paused
-            || (flag(deployment, "/spec/paused") && !left && !ask.held && !is_paused_by_policy(deployment)),
+        paused: ask.stays_paused || paused,
         max_surge: of("/spec/strategy/rollingUpdate/maxSurge"),
         max_unavailable: of("/spec/strategy/rollingUpdate/maxUnavailable"),
         history_limit: of("/spec/revisionHistoryLimit"),
     }
 }
 
-/// A change waits in it, which the policy of the API server has paused: that leaves no name behind, people do.
-fn is_paused_by_policy(deployment: &Value) -> bool {
-    label(deployment, HOLD) == Some("true") && managers::managers_of(deployment, &["spec", "paused"]).is_empty()
-}
-
 /// Why a canary backend that the user has declared leads nowhere, if it does not lead to the canary.
-fn undeclared(found: &Found, release: &Release, canary: &str) -> Option<String> {
-    let wanted: Vec<String> = match &release.isolation {
-        Isolation::Label { labels } => labels
-            .iter()
-            .map(|(key, pair)| format!("{key}: {}", pair.canary))
-            .collect(),
-        Isolation::Pin => {
-            return Some(format!(
-                "the route declares the backend {canary}, but this release cannot be isolated by label, so nothing that is declared could lead to its pods"
-            ));
-        }
-    };
+fn undeclared(found: &Found, canary: &str) -> Option<String> {
+    let mark = name(&found.deployment);
     let service = found.every_service.iter().find(|service| name(service) == canary);
-    let selects = service.is_some_and(|service| {
-        let Isolation::Label { labels } = &release.isolation else {
-            return false;
-        };
-        let own: serde_json::Map<String, Value> = labels
-            .iter()
-            .map(|(key, pair)| (key.clone(), json!(pair.canary)))
-            .collect();
-        service.pointer("/spec/selector") == Some(&Value::Object(own))
-    });
+    let wanted = json!({ CANARY: mark });
+    let selects = service.is_some_and(|service| service.pointer("/spec/selector") == Some(&wanted));
     (!selects).then(|| {
         format!(
-            "the route declares the backend {canary}; declare a service of that name as well, with the same ports and the selector {{{}}}",
-            wanted.join(", ")
+            "the route declares the backend {canary}; declare a service of that name as well, with the same ports and the selector {{{CANARY}: {mark}}}"
         )
     })
 }
@@ -360,7 +368,7 @@ fn refusals(
             held.number,
             crate::apiserver::value::text(deployment, "/metadata/namespace"),
         ));
-    } else if release.before.paused && !ask.held && !ask.stays_paused {
+    } else if pause(deployment) == Pause::Others && !ask.held {
         refusals.push(format!(
             "deployment {own} is paused by somebody else{}; `kubectl rollout resume deployment/{own}` first, or --held if it holds the new revision",
             managers::last_writer(deployment, &["spec", "paused"]).unwrap_or_default()
@@ -389,7 +397,7 @@ fn refusals(
         let canary = release.canary_service(&part.service);
         refusals.extend(route::refusals(object, &part.service, &canary, &splits));
         if part.declared {
-            refusals.extend(undeclared(found, release, &canary));
+            refusals.extend(undeclared(found, &canary));
         }
         if !part.declared
             && let Some(owner) = managers::gitops_owner(object, &["spec", "rules"])
@@ -454,4 +462,69 @@ pub fn earlier_template(found: &Found) -> Option<Value> {
     let now = number(&stable);
     let earlier = found.sets.iter().filter(|set| number(set) < now).max_by_key(number)?;
     Some(template::without_hash(&earlier["spec"]["template"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A paused Deployment of which this manager says so, if one does.
+    fn paused(by: Option<&str>, adopted: bool, image: &str) -> Value {
+        let said = |manager| json!({ "manager": manager, "operation": "Update", "fieldsV1": { "f:spec": { "f:paused": {} } } });
+        let labels = if adopted {
+            json!({ "wade.dev/hold": "true" })
+        } else {
+            json!({})
+        };
+        json!({
+            "metadata": { "name": "app", "labels": labels, "managedFields": by.map(said).into_iter().collect::<Vec<_>>() },
+            "spec": { "paused": true, "template": template(image) },
+        })
+    }
+
+    fn template(image: &str) -> Value {
+        json!({ "spec": { "containers": [{ "name": "app", "image": image }] } })
+    }
+
+    #[test]
+    fn a_pause_of_wades_own_is_no_somebody_elses() {
+        let cases = [
+            (
+                "the policy has paused it with a change",
+                None,
+                true,
+                "2.0",
+                Pause::Wades,
+                false,
+            ),
+            (
+                "the daemon holds it between releases",
+                Some("wade"),
+                true,
+                "1.0",
+                Pause::Wades,
+                true,
+            ),
+            (
+                "somebody wants it paused",
+                Some("kubectl-rollout"),
+                true,
+                "1.0",
+                Pause::Others,
+                true,
+            ),
+            ("nobody has adopted it", None, false, "1.0", Pause::Others, true),
+        ];
+        for (what, by, adopted, image, expected, stays) in cases {
+            let deployment = paused(by, adopted, image);
+            assert_eq!(pause(&deployment), expected, "{what}");
+            let before = before(&deployment, &Ask::default(), &template("1.0"));
+            assert_eq!(before.paused, stays, "{what}: afterwards");
+        }
+        let held = Ask {
+            held: true,
+            ..Ask::default()
+        };
+        assert!(!before(&paused(None, false, "2.0"), &held, &template("1.0")).paused);
+    }
 }

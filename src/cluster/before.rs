@@ -232,6 +232,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_backend_that_is_declared_for_the_canary_reaches_it() {
+        let fake = shop();
+        let ports = json!([{"port": 80}]);
+        fake.put(
+            "/api/v1/namespaces/shop/services/app-canary",
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "app-canary", "namespace": "shop"},
+                "spec": {"clusterIP": "10.0.0.2", "selector": {"wade.dev/canary": "app"}, "ports": ports}}),
+        );
+        fake.edit(
+            "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/web",
+            |route| {
+                route["spec"]["rules"] = json!([{"backendRefs": [
+                    {"name": "app", "port": 80, "weight": 1}, {"name": "app-canary", "port": 80, "weight": 0}]}]);
+            },
+        );
+        let cluster = cluster(&fake);
+        let seen = Box::pin(cluster.check("app", &ReleaseRequest::default()))
+            .await
+            .expect("a check");
+        let refusals = seen.refusals.join("\n");
+        assert_eq!(
+            refusals, "",
+            "what is declared at weight 0 is what GitOps tools are told to do"
+        );
+    }
+
+    #[tokio::test]
     async fn missing_permissions_are_named_before_anything_is_looked_at() {
         let fake = shop();
         allow(&fake, &["get", "list", "watch"]);

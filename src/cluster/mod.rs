@@ -6,7 +6,8 @@
 //! other shells are written into the record; an abort that nobody acknowledges takes the Lease by force.
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
-//! speaks against it), `rules` (what those who run the cluster say), [`check`] (all that as one value, to be shown),
+//! speaks against it), `held` (what others put there: new, the way back, or the same again), `rules` (what those who run
+//! the cluster say), `order` (what has to be true elsewhere first), [`check`] (all that as one value, to be shown),
 //! [`before`] (asking for it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line
 //! asks), `through` (a daemon that does it instead),
 //! [`rbac`] (which permissions that takes), [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It
@@ -20,6 +21,7 @@ mod confine;
 pub mod door;
 pub mod find;
 mod follower;
+mod held;
 pub mod job;
 pub mod observe;
 mod order;

@@ -236,6 +236,8 @@ impl Cluster {
             (_, true) => Lane::Emergency {
                 reason: request.reason.clone().unwrap_or_default(),
             },
+            // Somebody else has put back what served before: as good as `wade rollback`.
+            _ if self.is_undone(deployment).await? => Lane::Rollback,
             _ => Lane::Normal,
         };
         let ruling = self.ruling(deployment, &lane).await?;

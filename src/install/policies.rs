@@ -32,7 +32,10 @@ pub fn hold(api: HoldApi) -> Vec<Value> {
         "matchConditions": [
             {
                 "name": "template-changed-or-unpaused-in-mid-release",
-                "expression": format!("object.spec.template != oldObject.spec.template || ({} && {})", releasing(), unpaused()),
+                "expression": format!(
+                    "object.spec.template != oldObject.spec.template || ({} && ({} || ({} && !({}))))",
+                    unpaused(), releasing(), waits(), let_through(),
+                ),
             },
             { "name": "not-wade", "expression": not_wade() },
         ],
@@ -96,6 +99,23 @@ fn releases() -> Value {
 /// A release runs.
 fn releasing() -> String {
     format!("'{RELEASE}' in oldObject.metadata.?annotations.orValue({{}})")
+}
+
+/// A template waits that is not rolled out, or nobody has looked yet whether one does.
+fn waits() -> &'static str {
+    "(oldObject.?status.?observedGeneration.orValue(0) < oldObject.metadata.?generation.orValue(0) || \
+     oldObject.?status.?updatedReplicas.orValue(0) < oldObject.spec.?replicas.orValue(1))"
+}
+
+/// A person lets it through, or Wade does, or the Deployment is let go of. A tool whose manifests say `paused: false`
+/// writes the same when it comes round, and means nothing by it (seen: a version that had been taken back rolled out
+/// three seconds later); it is known by not being one of the commands by which people write.
+fn let_through() -> String {
+    format!(
+        "request.?options.?fieldManager.orValue('') in ['kubectl-rollout', 'kubectl-patch', 'kubectl-edit'] || \
+         request.userInfo.username == '{}' || object.metadata.?labels[?'{HOLD}'].orValue('') != 'true'",
+        rights::user()
+    )
 }
 
 /// It was paused, and is not any more.

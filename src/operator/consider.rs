@@ -78,7 +78,7 @@ pub fn next(policies: &[PolicySketch], deployment: &DeploymentSketch, memory: &M
     match (deployment.paused, looked, mode) {
         (true, None, _) => Next::Release,
         // Somebody who paused it by name wants it paused.
-        (true, Some(Looked::Serves), HoldMode::Policy) if deployment.paused_by.is_none() && !deployment.left_paused => {
+        (true, Some(Looked::Serves), HoldMode::Policy) if deployment.paused_by.is_none() || deployment.left_paused => {
             Next::Resume
         }
         (false, _, HoldMode::Paused) if deployment.complete && deployment.replicas > 0 => Next::Pause,
@@ -189,6 +189,16 @@ mod tests {
             ..paused.clone()
         };
         assert_eq!(next(&[policy()], &by_hand, &serves, HoldMode::Policy), Next::Rest);
+        let undone = DeploymentSketch {
+            left_paused: true,
+            paused_by: Some("wade".to_owned()),
+            ..paused.clone()
+        };
+        assert_eq!(
+            next(&[policy()], &undone, &serves, HoldMode::Policy),
+            Next::Resume,
+            "what Wade left paused has been put back where it belongs"
+        );
         assert_eq!(
             next(&[policy()], &paused, &serves, HoldMode::Paused),
             Next::Rest,

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use crate::apiserver::value::{annotation, count, flag, label, name, number, text, uid};
 use crate::apiserver::{ApiError, ApiServer, Kind, Seen, Selection};
 use crate::crd;
-use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, managers, template, workload};
+use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, WRITE, managers, template, workload};
 use crate::spec::Workload;
 
 /// An object of some namespace.
@@ -74,7 +74,7 @@ pub struct DeploymentSketch {
     pub paused: bool,
     /// Who says so, if somebody does: a policy of the API server leaves no name.
     pub paused_by: Option<String>,
-    /// A release holds it.
+    /// A release holds it, or has not quite let go of it.
     pub held: bool,
     /// Wade has left it paused, because its template is not Wade's to put back.
     pub left_paused: bool,
@@ -401,7 +401,9 @@ fn deployment(object: &Value) -> DeploymentSketch {
         paused_by: managers::managers_of(object, &["spec", "paused"])
             .first()
             .map(|manager| manager.manager.clone()),
-        held: annotation(object, RELEASE).is_some(),
+        // In its last step a release has lifted the hold, and its mark is still there: whoever carries it may die between
+        // the two (seen: a release that was never over, because nobody looked for it).
+        held: annotation(object, RELEASE).is_some() || annotation(object, WRITE).is_some(),
         left_paused: annotation(object, LEFT_PAUSED).is_some(),
         labelled: label(object, HOLD) == Some("true"),
         template: template::hash(&template::without_hash(&object["spec"]["template"])),

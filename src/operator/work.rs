@@ -96,6 +96,10 @@ impl Operator {
             (false, true) => changes.push(json!({ "op": "remove", "path": "/spec/paused" })),
             _ => return,
         }
+        if annotation(&deployment, LEFT_PAUSED).is_some() {
+            let mark = format!("/metadata/annotations/{}", LEFT_PAUSED.replace('/', "~1"));
+            changes.push(json!({ "op": "remove", "path": mark }));
+        }
         let patch = Patch::Json(Value::Array(changes));
         match api.patch(Kind::Deployment, &at.name, &patch).await {
             Err(error) if !error.is_conflict() => trouble(at, "its pause cannot be changed", &error),
@@ -122,6 +126,9 @@ impl Operator {
         };
         let begun = async {
             let cluster = self.cluster(&policy, ask, by).await?;
+            if let Some(why) = cluster.not_again(&at.name).await? {
+                return Err(Problem::new(ProblemKind::Conflict, why));
+            }
             // It is looked at every minute as long as a freeze lasts: then the cheap question comes first.
             cluster.may_begin(&at.name, &request).await?;
             self.works_through(at, "held", &cluster);

@@ -61,6 +61,9 @@ pub const APPLIER: &str = "wade-deploy";
 pub const PART: &str = "wade.dev/part";
 /// Label of everything Wade creates: the rollout's name.
 pub const ROLLOUT: &str = "wade.dev/rollout";
+/// Label of a canary's pods where a Service for them is declared in Git, with the Deployment's name: from their birth until
+/// no route leads to them alone any more, also while they serve already.
+pub const CANARY: &str = "wade.dev/canary";
 /// The label by which a ReplicaSet tells its pods from others'.
 pub const HASH: &str = "pod-template-hash";
 /// On a ReplicaSet: the Deployment's revision number it carries.

@@ -79,6 +79,12 @@ impl Release {
     pub fn canary_service(&self, service: &str) -> String {
         canary_name(service)
     }
+
+    /// The value of the label by which Services find the canary that the user has declared; `None` if there are none.
+    pub fn mark(&self) -> Option<&str> {
+        let declared = self.routes.iter().any(|part| part.declared);
+        declared.then_some(self.deployment.as_str())
+    }
 }
 
 /// What is called `<name>-canary`, within the 63 characters that a Service's name may have.

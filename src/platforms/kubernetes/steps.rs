@@ -376,6 +376,9 @@ impl KubernetesPlatform {
         if !self.clear_routes(look, true).await? {
             return Ok(());
         }
+        for pod in &look.canary_pods {
+            self.ensure(Kind::Pod, name(pod), workload::unmarked_pod).await?;
+        }
         self.pin(None).await?;
         self.restore_scaler().await?;
         self.apply_manifest(look).await?;

@@ -7,7 +7,7 @@
 use serde_json::{Value, json};
 
 use super::release::{Held, Isolation, LabelPair, Release};
-use super::{EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT, WRITE};
+use super::{CANARY, EPOCH, HASH, LEFT_PAUSED, PART, RELEASE, REVISION, ROLLOUT, WRITE};
 use crate::apiserver::value::{
     annotation, controller, count, flag, is_controlled_by, label, list, name, resource_version, text, uid,
 };
@@ -209,6 +209,9 @@ pub fn canary_set(deployment: &Value, release: &Release, anchor: &Value, size: u
     let mut template = release.template.clone();
     let labels = labels_of(&mut template);
     labels[HASH] = json!(release.canary);
+    if let Some(mark) = release.mark() {
+        labels[CANARY] = json!(mark);
+    }
     let mut own = deployment["spec"]["selector"]["matchLabels"].clone();
     if !own.is_object() {
         own = json!({});
@@ -345,6 +348,9 @@ fn isolating(release: &Release, serving: bool) -> Value {
         };
         labels.extend(pairs.iter().map(|(key, pair)| (key.clone(), json!(value(pair)))));
     }
+    if let Some(mark) = release.mark() {
+        labels.insert(CANARY.to_owned(), if serving { Value::Null } else { json!(mark) });
+    }
     Value::Object(labels)
 }
 
@@ -368,6 +374,12 @@ pub fn relabelled(pod: &Value, release: &Release, serving: bool) -> Option<Patch
         .map(|(key, pair)| (key.clone(), json!(wanted(pair))))
         .collect();
     differs.then(|| Patch::Merge(json!({ "metadata": { "uid": uid(pod), "labels": change } })))
+}
+
+/// Takes the canary's mark off a pod that is no canary any more. Not earlier: as long as a route leads to the canary's
+/// own Service, that has to find pods (seen: 236 requests lost in three hand overs).
+pub fn unmarked_pod(pod: &Value) -> Option<Patch> {
+    label(pod, CANARY).map(|_| Patch::Merge(json!({ "metadata": { "uid": uid(pod), "labels": { CANARY: null } } })))
 }
 
 /// Whether a pod carries the labels it serves with.

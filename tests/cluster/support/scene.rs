@@ -15,11 +15,11 @@ use serde_json::Value;
 
 use super::api::Kind;
 use super::audit::{Audit, Request};
-use super::client::{Client, Connections};
+use super::client::{Client, Connections, Tally};
 use super::recorder::{Change, History, Recorder, lowest, text};
 use super::space::{APP, Sample, Space};
 use super::step::Step;
-use super::{eventually, now};
+use super::{eventually, now, seconds};
 
 /// Requests a second of each client.
 const RATE: u32 = 30;
@@ -85,6 +85,8 @@ struct Before {
     deployment: Value,
     service: Value,
     route: Value,
+    /// The Service that leads to the canary alone, if the user has declared one.
+    canary: Option<Value>,
 }
 
 /// What was seen of a scene that has ended well.
@@ -164,6 +166,7 @@ impl Scene {
             deployment: there(Kind::Deployment).await,
             service: there(Kind::Service).await,
             route: there(Kind::HttpRoute).await,
+            canary: space.get(Kind::Service, CANARY).await,
         };
         Self {
             audit: Audit::start(&space.node),
@@ -269,6 +272,13 @@ impl Scene {
         for (path, client) in [("edge", self.edge), ("service", self.service)] {
             let tally = client.stop().await;
             println!("{name}: {path}: {tally}");
+            let leaked = leaked(&tally, &history, &self.space.node.image(""));
+            assert!(
+                leaked.is_empty() || expected.others_write,
+                "{path}: {}\n{}",
+                leaked.join("; "),
+                told(&history)
+            );
             lost += tally.bad().total();
             let late = tally.between(now() - Duration::from_millis(1500), now());
             let wrong = late.only(|answer| !answer.is_from(expected.version)).total();
@@ -306,8 +316,11 @@ impl Scene {
         for (what, object) in [("deployment", &deployment), ("route", &route), ("service", &service)] {
             nothing_of_wade(what, object, expected)?;
         }
-        if let Some(there) = space.get(Kind::Service, CANARY).await {
-            return Err(format!("service {} is still there", text(&there, "/metadata/name")));
+        match (&self.before.canary, space.get(Kind::Service, CANARY).await) {
+            (None, Some(_)) => return Err(format!("service {CANARY} is still there")),
+            (Some(_), None) => return Err(format!("service {CANARY} is gone")),
+            (Some(before), Some(now)) => same("canary's service", before, &now, "/spec")?,
+            (None, None) => {}
         }
         let maps = space.api.get(&Kind::ConfigMap.collection(&space.name)).await;
         for map in maps.map_err(|refused| refused.message)?["items"]
@@ -358,6 +371,31 @@ impl Scene {
         }
         Ok(())
     }
+}
+
+/// Versions that somebody met before the route had given them any share. With several releases a version may have been
+/// stable before: what matters is the first time.
+fn leaked(tally: &Tally, history: &History, image: &str) -> Vec<String> {
+    let mut leaked = Vec::new();
+    let mut tags = BTreeMap::<String, Timestamp>::new();
+    for seen in history.of(Kind::ReplicaSet) {
+        let of = text(&seen.object, "/spec/template/spec/containers/0/image");
+        if let Some(tag) = of.strip_prefix(image) {
+            tags.entry(tag.to_owned()).or_insert(seen.at);
+        }
+    }
+    let weights = weights(history);
+    for (tag, made) in tags.iter().filter(|(tag, _)| *tag != OLD) {
+        let Some(met) = tally.only(|answer| answer.is_from(tag)).first() else {
+            continue;
+        };
+        let given = weights.iter().find(|seen| seen.at >= *made && seen.canary > 0);
+        // The witness hears of a write a moment after Envoy may have.
+        if given.is_none_or(|given| seconds(met, given.at) > 0.3) {
+            leaked.push(format!("{tag} was met at {met}, its first weight was {given:?}"));
+        }
+    }
+    leaked
 }
 
 /// Looks until there is nothing to complain of; the last complaint if that does not come.

@@ -372,7 +372,7 @@ fn service() -> Value {
 }
 
 /// Lays one object over another one, as a JSON merge patch would.
-fn merge(base: &mut Value, over: &Value) {
+pub(crate) fn merge(base: &mut Value, over: &Value) {
     match (base, over) {
         (Value::Object(base), Value::Object(over)) => {
             for (key, value) in over {
