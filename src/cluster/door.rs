@@ -39,9 +39,6 @@ use crate::store::{ReleaseKey, ReleaseRecord, Store};
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
-/// How long a step waits for what is under way elsewhere (`spec.after`, `spec.requires`), and how often it looks.
-const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30 * 60);
-const ELSEWHERE_LOOK: Duration = Duration::from_secs(3);
 /// How often the record is read while waiting for somebody else's process.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -335,22 +332,6 @@ impl Cluster {
             release: Some(key),
             ..started
         }))
-    }
-
-    /// Waits a moment for what is under way elsewhere. A daemon has others to look after: it comes back by itself.
-    async fn wait_elsewhere(&self, what: &str, begun: Instant) -> Result<(), Problem> {
-        if self.options.confined.is_some() {
-            return Err(Problem::unavailable(format!("waiting: {what}")));
-        }
-        if begun.elapsed() > ELSEWHERE_WITHIN {
-            return Err(Problem::new(
-                ProblemKind::Conflict,
-                format!("{what}, for longer than a step of a pipeline should wait; run it again when that is over"),
-            ));
-        }
-        tracing::info!("waiting: {what}");
-        tokio::time::sleep(ELSEWHERE_LOOK).await;
-        Ok(())
     }
 
     pub(super) fn store(&self, deployment: &str) -> ConfigMapStore {

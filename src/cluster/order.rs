@@ -4,6 +4,7 @@
 //! Both are looked at before anything is touched. What is under way may be waited for; what stands still is said.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,10 +13,14 @@ use super::wait::unfinished;
 use super::{Cluster, told};
 use crate::apiserver::value::{flag, label, name};
 use crate::apiserver::{ApiServer, Kind, Selection};
-use crate::daemon::api::Problem;
+use crate::daemon::api::{Problem, ProblemKind};
 use crate::platforms::kubernetes::{HASH, digest, template};
 use crate::spec::{Requires, Rollout};
 use crate::store::configmap::ConfigMapStore;
+
+/// How long a step waits for what is under way elsewhere (`spec.after`, `spec.requires`), and how often it looks.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30 * 60);
+const ELSEWHERE_LOOK: Duration = Duration::from_secs(3);
 
 /// How a condition stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +34,22 @@ pub(super) enum Order {
 }
 
 impl Cluster {
+    /// Waits a moment for what is under way elsewhere. A daemon has others to look after: it comes back by itself.
+    pub(super) async fn wait_elsewhere(&self, what: &str, begun: Instant) -> Result<(), Problem> {
+        if self.options.confined.is_some() {
+            return Err(Problem::unavailable(format!("waiting: {what}")));
+        }
+        if begun.elapsed() > ELSEWHERE_WITHIN {
+            return Err(Problem::new(
+                ProblemKind::Conflict,
+                format!("{what}, for longer than a step of a pipeline should wait; run it again when that is over"),
+            ));
+        }
+        tracing::info!("waiting: {what}");
+        tokio::time::sleep(ELSEWHERE_LOOK).await;
+        Ok(())
+    }
+
     /// Whether a release of `template` by this rollout may begin, as far as others are concerned.
     ///
     /// # Errors
