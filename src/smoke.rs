@@ -99,6 +99,25 @@ pub async fn run(
     report(true, run.success(targets.len()))
 }
 
+/// Runs one command of somebody's, as a smoke test's command is run (see [`run`]), but about no instance.
+///
+/// # Errors
+/// How it ended instead of with 0, with its last lines; it is killed after `within`.
+pub async fn program(words: &[String], within: Span, env: &BTreeMap<String, String>) -> Result<(), String> {
+    let limit = Limit {
+        time: within.0,
+        left_of: None,
+    };
+    command::run(words, limit, env).await.map_err(|failure| match failure {
+        Failure::Answer { what, excerpt: None } => what,
+        Failure::Answer {
+            what,
+            excerpt: Some((label, excerpt)),
+        } => format!("it {what}; {label} {excerpt}"),
+        Failure::Test(why) => why,
+    })
+}
+
 fn report(passed: bool, summary: String) -> SmokeReport {
     SmokeReport { passed, summary }
 }

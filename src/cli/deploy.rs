@@ -171,7 +171,6 @@ pub(super) fn options(file: Option<&Path>, revision: &RevisionArgs) -> Result<Op
         any: false,
         rollout: file.map(policy).transpose()?,
         strategy: revision.strategy.clone(),
-        strategies: Default::default(),
         notify: revision.notify.clone(),
         home: None,
         confined: None,
@@ -381,14 +380,14 @@ pub(super) async fn begin(
     args: FollowArgs,
     mut screen: Screen,
 ) -> Result<Exit, Failure> {
-    // Before anything is begun: a step that detaches would leave a release behind that nobody carries.
-    if args.detach && !client.is_carried() {
-        return Err(Failure::usage(
-            "--detach needs somebody who carries the release after this command has ended: a daemon; in a cluster without one leave --detach out",
-        ));
-    }
     // Unbounded on purpose: the daemon may have to wait for the release that runs.
-    let started = client.release(name, request).await?;
+    let started = if args.detach {
+        client.release_detached(name, request).await?
+    } else {
+        client.release(name, request).await?
+    };
+    // A daemon of the cluster may have been asked: then it is its release, whatever becomes of this command.
+    let client = &client.as_carried_now();
     if screen.is_json() {
         screen.json(&started);
     } else {
@@ -399,7 +398,7 @@ pub(super) async fn begin(
     };
     if args.detach {
         if !screen.is_json() {
-            screen.text(&format!("follow   wade status -w {name}"));
+            screen.text(&format!("follow   wade status -w {name}{}", client.place()));
         }
         return Ok(Exit::Done);
     }

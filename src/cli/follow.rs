@@ -344,8 +344,9 @@ impl Follower<'_> {
         let name = &self.key.rollout;
         self.say(&if self.client.is_carried() {
             format!(
-                "{} goes on in the daemon: `wade status -w {name}` follows it, `wade abort {name}` goes back",
-                self.key
+                "{} goes on in the daemon: `wade status -w {name}{place}` follows it, `wade abort {name}{place}` goes back",
+                self.key,
+                place = self.client.place()
             )
         } else {
             format!(

@@ -11,6 +11,7 @@ Examples:
   wade rbac -n shop | kubectl apply -f -
   wade rbac -n shop --scrape --service-account ci/deployer
   wade rbac -n shop --notify-secret shop-slack
+  wade rbac -n shop --daemon              where `wade install` has been run
 
 Nothing is asked and nothing is changed: it prints YAML. `wade check deployment/NAME` says whether the caller has
 what a release takes; `wade deploy` asks the same before it touches anything.")]
@@ -24,6 +25,12 @@ pub(super) struct Args {
     /// Also pods/proxy: metrics and smoke tests from outside of the cluster. A strong right, see its comment
     #[arg(long, alias = "proxy")]
     scrape: bool,
+    /// With the right to make Jobs, for rollouts that have hooks
+    #[arg(long)]
+    hooks: bool,
+    /// Also asking a daemon for the release, and minding Freezes where a step works by itself
+    #[arg(long)]
+    daemon: bool,
     /// Also reading this Secret, which `spec.notify` names; may be repeated
     #[arg(long, value_name = "NAME", value_parser = word)]
     notify_secret: Vec<String>,
@@ -34,6 +41,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         namespace: args.namespace.clone(),
         account: args.service_account.clone(),
         scrape: args.scrape,
+        hooks: args.hooks,
+        daemon: args.daemon,
         secrets: args.notify_secret.clone(),
     }));
     Ok(Exit::Done)

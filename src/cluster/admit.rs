@@ -175,6 +175,7 @@ pub fn admit(
         port: port(found, template),
         template_owner: managers::gitops_owner(deployment, &["spec", "template"]).map(|owner| owner.manager),
         rolling: rollout.spec.finish == Finish::Rolling,
+        digests: Default::default(),
         manifest: ask.manifest.clone(),
     };
     let around = Circumstances {

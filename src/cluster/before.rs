@@ -32,15 +32,16 @@ impl Cluster {
         rbac::needed_by(&admission.release, &admission.plan, self.api.is_inside())
     }
 
-    /// What speaks against a release besides what its own objects say.
+    /// Adds to the report what speaks against a release besides what its own objects say.
     pub(super) async fn objections(
         &self,
         store: &ConfigMapStore,
-        admission: &Admission,
+        admission: &mut Admission,
         retried: bool,
-    ) -> Result<Vec<String>, Problem> {
+    ) -> Result<(), Problem> {
         let name = &admission.release.deployment;
-        let mut against = Vec::new();
+        let ruling = self.ruling(name, &admission.plan.lane).await?;
+        let mut against = ruling.against;
         if !retried
             && let Some(failed) = store
                 .quarantined(&admission.canary.id)
@@ -56,7 +57,9 @@ impl Cluster {
             ));
         }
         against.extend(self.check_time(&admission.plan).err().map(|problem| problem.message));
-        Ok(against)
+        admission.report.refusals.extend(against);
+        admission.report.warnings.extend(ruling.unseen);
+        Ok(())
     }
 
     /// Everything that is known before a release; nothing is touched. Without anything to release in the options it is
@@ -69,11 +72,10 @@ impl Cluster {
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
         let running = running(&store).await?;
-        let mut worked = self.work_out(name, request, &store).await?;
+        let mut worked = Box::pin(self.work_out(name, request, &store)).await?;
         let lacking = rbac::lacking(&self.api, &self.needs(&worked.admission)).await;
         let any = self.options.ask.is_empty();
-        let against = self.objections(&store, &worked.admission, any).await?;
-        worked.admission.report.refusals.extend(against);
+        self.objections(&store, &mut worked.admission, any).await?;
         let mut check = Check::new(&worked.found, &worked.probe, &worked.admission, lacking, any);
         if let Some(record) = running {
             let place = format!("deployment/{name} -n {}", self.namespace());
@@ -229,6 +231,31 @@ mod tests {
             refusals, "",
             "what is declared at weight 0 is what GitOps tools are told to do"
         );
+    }
+
+    #[tokio::test]
+    async fn who_has_paused_a_deployment_is_asked_and_the_policy_that_holds_changes_is_nobody() {
+        // Who has paused it, whether it is opted in, and whether a release is refused for it.
+        let cases = [(Some("kubectl"), true, true), (None, true, false), (None, false, true)];
+        for (manager, opted_in, refused) in cases {
+            let fake = shop();
+            fake.edit("/apis/apps/v1/namespaces/shop/deployments/app", |object| {
+                object["spec"]["paused"] = json!(true);
+                if opted_in {
+                    object["metadata"]["labels"] = json!({"wade.dev/hold": "true"});
+                }
+                if let Some(manager) = manager {
+                    object["metadata"]["managedFields"] = json!([{"manager": manager, "operation": "Update",
+                        "fieldsV1": {"f:spec": {"f:paused": {}}}}]);
+                }
+            });
+            let seen = Box::pin(cluster(&fake).check("app", &ReleaseRequest::default())).await;
+            let refusals = seen.expect("a check").refusals;
+            let said = refusals
+                .iter()
+                .any(|refusal| refusal.contains("paused by somebody else"));
+            assert_eq!(said, refused, "{manager:?} {opted_in} {refusals:?}");
+        }
     }
 
     #[tokio::test]

@@ -20,8 +20,10 @@ use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Command;
 use crate::judge::HistoryRecorder;
 use crate::notify::{self, Message, Patience, Secrets, Told};
+use crate::platforms::hooking::Hooking;
 use crate::platforms::kubernetes::Release;
 use crate::platforms::kubernetes::adapter::{KubernetesPlatform, watched};
+use crate::platforms::kubernetes::hooks::KubernetesHooks;
 use crate::platforms::kubernetes::reach::Reach;
 use crate::platforms::kubernetes::signals::KubernetesSignals;
 use crate::store::configmap::ConfigMapStore;
@@ -417,6 +419,13 @@ impl Drive {
             Arc::clone(&cluster.clock),
             Arc::clone(&self.wake),
         );
+        let hooks = KubernetesHooks::new(
+            cluster.api.clone(),
+            self.release.clone(),
+            &record.plan.hooks,
+            self.lease.epoch(),
+        );
+        let platform = Hooking::new(platform, Box::new(hooks));
         let signals = KubernetesSignals::new(
             view,
             self.release.clone(),

@@ -5,13 +5,36 @@
 //! taken back, which needs none of it.
 
 use super::Cluster;
+use crate::apiserver::Kind;
 use crate::engine::{Actor, Command, CommandKind};
 use crate::notify::Secrets;
 use crate::plan::Plan;
+use crate::platforms::kubernetes::HOOKS_POLICY;
 use crate::spec::targets::{AllowedHosts, notify_fault, smoke_fault};
 use crate::store::ReleaseRecord;
 
 impl Cluster {
+    /// A daemon makes Jobs with its own rights, so it must be sure that the author of the hooks could have made them: a
+    /// policy in the API server sees to that, where it is installed. A step has its caller's own rights.
+    pub(super) async fn unguarded_hooks(&self, plan: &Plan) -> Option<String> {
+        if self.options.confined.is_none() || plan.hooks.is_empty() {
+            return None;
+        }
+        if self.namespace() == crate::crd::SYSTEM {
+            return Some("hooks do not run in Wade's own namespace, where its ServiceAccount is".to_owned());
+        }
+        let binding = Kind::ValidatingAdmissionPolicyBinding;
+        match self.api.get(binding, HOOKS_POLICY).await {
+            Ok(Some(_)) => None,
+            Ok(None) => Some(format!(
+                "hooks run only where the policy {HOOKS_POLICY} is installed, or whoever may write a Rollout could run Jobs; `wade install` brings it"
+            )),
+            Err(error) => Some(format!(
+                "whether the policy {HOOKS_POLICY} is installed is not known: {error}"
+            )),
+        }
+    }
+
     /// What of a plan this process refuses to do; nothing where it acts with its caller's own rights.
     pub(super) fn refused(&self, plan: &Plan) -> Vec<String> {
         self.options

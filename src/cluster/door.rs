@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -11,12 +11,13 @@ use super::admit::{Admission, Ask, admit, earlier_template, new_template};
 use super::check::{Check, outlook};
 use super::find::Found;
 use super::follower::Follower;
-use super::held::is_way_back;
+use super::order::Order;
 use super::probe::{Probe, probe};
 use super::rbac::{self, Lacking};
 use super::{Cluster, told};
 use crate::apiserver::value::name;
 use crate::apiserver::{Kind, Selection};
+use crate::clock::stopwatch;
 use crate::daemon::api::{
     Acknowledged, CommandRequest, Problem, ProblemKind, ReleaseRequest, ReleaseSummary, ReleaseTarget, RolloutView,
     Started,
@@ -37,6 +38,9 @@ use crate::store::{ReleaseKey, ReleaseRecord, Store};
 const ABORT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a command's caller waits for what came of it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(6);
+/// How long a step waits for what is under way elsewhere (`spec.after`, `spec.requires`), and how often it looks.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30 * 60);
+const ELSEWHERE_LOOK: Duration = Duration::from_secs(3);
 /// How often the record is read while waiting for somebody else's process.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -45,6 +49,8 @@ pub(crate) struct Worked {
     pub(crate) found: Found,
     pub(crate) probe: Probe,
     pub(crate) admission: Admission,
+    /// What it has to wait for elsewhere, if it has to.
+    pub(crate) waits: Option<String>,
 }
 
 impl Cluster {
@@ -59,7 +65,7 @@ impl Cluster {
             .await
             .map_err(|error| told(&error))?
             .ok_or_else(|| self.no_such(deployment))?;
-        let (rollout, resolved) = self.policy(deployment)?;
+        let (rollout, resolved) = self.policy(deployment).await?;
         let (ask, lane) = self.ask(&found, request, store).await?;
         found.stable().map_err(|why| Problem::new(ProblemKind::Conflict, why))?;
         let faults = |faults: Vec<String>| Problem::new(ProblemKind::Invalid, faults.join("\n"));
@@ -81,10 +87,24 @@ impl Cluster {
         .map_err(|faults| Problem::new(ProblemKind::Conflict, faults.join("\n")))?;
         admission.report.refusals.extend(self.missing_config(&template).await);
         admission.report.refusals.extend(self.refused(&admission.plan));
+        admission
+            .report
+            .refusals
+            .extend(self.unguarded_hooks(&admission.plan).await);
+        let mut waits = None;
+        // The way back and an emergency wait for nobody; and where nothing is to be released there is nothing to compare.
+        if admission.plan.lane == Lane::Normal && !(self.options.any && self.options.ask.is_empty()) {
+            match self.order(&rollout, deployment, &template).await? {
+                Order::Holds(digests) => admission.release.digests = digests,
+                Order::UnderWay(what) => waits = Some(what),
+                Order::Stands(why) => admission.report.refusals.push(why),
+            }
+        }
         Ok(Worked {
             found,
             probe,
             admission,
+            waits,
         })
     }
 
@@ -144,15 +164,7 @@ impl Cluster {
                     "say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"
                 ),
             )),
-            ReleaseTarget::File { .. } => {
-                let ask = self.options.ask.clone();
-                let undone = ask.held && lane == Lane::Normal && {
-                    let releases = store.releases().await.map_err(Problem::unavailable)?;
-                    let waits = template::hash(&template::without_hash(&found.deployment["spec"]["template"]));
-                    is_way_back(&releases, found, &waits)
-                };
-                Ok((ask, if undone { Lane::Rollback } else { lane }))
-            }
+            ReleaseTarget::File { .. } => Ok((self.options.ask.clone(), self.lane_of_held(found, store, lane).await?)),
             ReleaseTarget::Rollback { number: Some(number) } => {
                 let key = ReleaseKey {
                     rollout: name.to_owned(),
@@ -229,12 +241,13 @@ impl Cluster {
         name: &str,
         request: &ReleaseRequest,
         store: &ConfigMapStore,
+        begun: Instant,
     ) -> Result<Option<Started>, Problem> {
         let before = latest_number(store).await?;
         // What a dead run left behind hides what is there: it is settled first, and then everything is looked at anew.
         if let Some(record) = running(store).await? {
             let (ask_id, version) = self.identity_of(name, request, store).await?;
-            if let Some(key) = Box::pin(self.make_way(store, name, &ask_id, &version)).await? {
+            if let Some(key) = Box::pin(self.make_way(store, request, name, (&ask_id, &version))).await? {
                 return Ok(Some(Started {
                     release: Some(key.clone()),
                     found: vec![format!(
@@ -246,7 +259,7 @@ impl Cluster {
                 }));
             }
         }
-        let mut worked = self.work_out(name, request, store).await?;
+        let mut worked = Box::pin(self.work_out(name, request, store)).await?;
         // A way back is asked for without a file: those who were told of the way on are told of it too.
         if !matches!(request.target, ReleaseTarget::File { .. }) && self.options.rollout.is_none() {
             let last = store.latest().await.map_err(Problem::unavailable)?;
@@ -264,10 +277,14 @@ impl Cluster {
             }));
         }
         let retried = matches!(request.target, ReleaseTarget::Retry);
-        let mut against = admission.report.refusals.clone();
-        against.extend(self.objections(store, admission, retried).await?);
-        if !against.is_empty() {
-            return Err(Problem::new(ProblemKind::Conflict, against.join("\n")));
+        self.objections(store, &mut worked.admission, retried).await?;
+        let admission = &worked.admission;
+        if !admission.report.refusals.is_empty() {
+            let against = admission.report.refusals.join("\n");
+            return Err(Problem::new(ProblemKind::Conflict, against));
+        }
+        if let Some(what) = &worked.waits {
+            return self.wait_elsewhere(what, begun).await.map(|()| None);
         }
         let lacking = self.check_rights(admission).await?;
         let started = self.started(&worked, lacking);
@@ -290,7 +307,7 @@ impl Cluster {
             pipeline: request.pipeline.clone(),
             deploy_window: request.deploy_window,
         };
-        let kept = self.policy(name)?.0.spec.history.unwrap_or(10);
+        let kept = self.policy(name).await?.0.spec.history.unwrap_or(10);
         store
             .set_kept_releases(kept, self.clock.now())
             .await
@@ -311,6 +328,22 @@ impl Cluster {
         }))
     }
 
+    /// Waits a moment for what is under way elsewhere. A daemon has others to look after: it comes back by itself.
+    async fn wait_elsewhere(&self, what: &str, begun: Instant) -> Result<(), Problem> {
+        if self.options.confined.is_some() {
+            return Err(Problem::unavailable(format!("waiting: {what}")));
+        }
+        if begun.elapsed() > ELSEWHERE_WITHIN {
+            return Err(Problem::new(
+                ProblemKind::Conflict,
+                format!("{what}, for longer than a step of a pipeline should wait; run it again when that is over"),
+            ));
+        }
+        tracing::info!("waiting: {what}");
+        tokio::time::sleep(ELSEWHERE_LOOK).await;
+        Ok(())
+    }
+
     pub(super) fn store(&self, deployment: &str) -> ConfigMapStore {
         ConfigMapStore::open(&self.api, deployment)
     }
@@ -320,11 +353,11 @@ impl Cluster {
     async fn make_way(
         self: &Arc<Self>,
         store: &ConfigMapStore,
+        request: &ReleaseRequest,
         deployment: &str,
-        revision: &str,
-        version: &str,
+        (revision, version): (&str, &str),
     ) -> Result<Option<ReleaseKey>, Problem> {
-        let on_new = self.policy(deployment)?.0.spec.on_new_revision;
+        let on_new = self.policy(deployment).await?.0.spec.on_new_revision;
         let mut asked = false;
         loop {
             let Some(record) = running(store).await? else {
@@ -345,8 +378,11 @@ impl Cluster {
                         ),
                     ));
                 }
+                if !asked {
+                    // What may not begin pushes nothing aside, and does not wait for its refusal.
+                    self.may_begin(deployment, request).await?;
+                }
                 if on_new == OnNewRevision::Supersede && !asked {
-                    asked = true;
                     let by = self.caller().await;
                     let reason = format!("{version} is to be released");
                     let _ = store
@@ -359,6 +395,7 @@ impl Cluster {
                         )
                         .await;
                 }
+                asked = true;
                 tokio::time::sleep(LOOK).await;
                 continue;
             }
@@ -404,6 +441,16 @@ impl Cluster {
         };
         tokio::time::timeout(within, look).await.ok().flatten()
     }
+}
+
+fn has_reason(request: &ReleaseRequest) -> Result<(), Problem> {
+    if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
+        return Err(Problem::new(
+            ProblemKind::Invalid,
+            "an emergency release needs a reason for the audit; add --reason",
+        ));
+    }
+    Ok(())
 }
 
 /// The template that serves, which stands for any new one where only the way is asked for.
@@ -462,27 +509,40 @@ impl Door for Arc<Cluster> {
     }
 
     async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
-        if request.emergency && request.reason.as_deref().is_none_or(|reason| reason.trim().is_empty()) {
-            return Err(Problem::new(
-                ProblemKind::Invalid,
-                "an emergency release needs a reason for the audit; add --reason",
-            ));
-        }
+        has_reason(request)?;
         if let Some(started) = self.release_through(name, request).await? {
             return Ok(started);
         }
         self.permitted(&rbac::needed_always(name)).await?;
         let store = self.store(name);
+        let begun = stopwatch();
         loop {
-            if let Some(started) = Box::pin(self.try_release(name, request, &store)).await? {
+            if let Some(started) = Box::pin(self.try_release(name, request, &store, begun)).await? {
                 return Ok(started);
             }
         }
     }
 
+    async fn release_detached(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
+        has_reason(request)?;
+        // A release that this process began would be left behind with nobody to carry it.
+        self.release_through(name, request).await?.ok_or_else(|| {
+            Problem::new(
+                ProblemKind::Invalid,
+                format!(
+                    "--detach needs somebody who carries the release after this command has ended, and no daemon of namespace {} \
+                     does that for deployment/{name}: leave --detach out, or let it run in the cluster (--in-cluster). A daemon \
+                     is asked where a Rollout is about the Deployment, and -f, --strategy, --notify, --from-file and --held are \
+                     left out",
+                    self.home()
+                ),
+            )
+        })
+    }
+
     async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem> {
         let store = self.store(name);
-        let worked = self.work_out(name, request, &store).await?;
+        let worked = Box::pin(self.work_out(name, request, &store)).await?;
         Ok(render(&worked.admission.plan, outlook(&worked.probe)))
     }
 

@@ -6,9 +6,10 @@
 //! other shells are written into the record; an abort that nobody acknowledges takes the Lease by force.
 //!
 //! In reading order: [`find`] (what is there), [`probe`] (what the pods show), [`admit`] (what is to be done, and what
-//! speaks against it), `held` (what others put there: new, the way back, or the same again), [`check`] (the same as one
-//! value, to be shown), [`before`] (asking for it), [`carry`] (holding the
-//! Lease and driving the controller), [`door`] (what the command line asks), `through` (a daemon that does it instead),
+//! speaks against it), `held` (what others put there: new, the way back, or the same again), `rules` (what those who run
+//! the cluster say), [`check`] (all that as one value, to be shown),
+//! [`before`] (asking for it), [`carry`] (holding the Lease and driving the controller), [`door`] (what the command line
+//! asks), `through` (a daemon that does it instead),
 //! [`rbac`] (which permissions that takes), [`wait`] (what a Deployment waits for), [`job`] (the same step as a Job). It
 //! decides nothing about a release: the engine does.
 
@@ -23,8 +24,10 @@ mod follower;
 mod held;
 pub mod job;
 pub mod observe;
+mod order;
 pub mod probe;
 pub mod rbac;
+mod rules;
 mod through;
 mod views;
 pub mod wait;
@@ -32,7 +35,7 @@ pub mod wait;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::broadcast;
+use tokio::sync::{OnceCell, broadcast};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +46,7 @@ use crate::daemon::api::{Problem, ProblemKind};
 use crate::engine::Actor;
 use crate::plan::Plan;
 use crate::spec::targets::AllowedHosts;
-use crate::spec::{NotifySpec, Resolved, Rollout, StrategyFile, resolve};
+use crate::spec::{NotifySpec, Rollout};
 use crate::store::ReleaseKey;
 use crate::store::lease::Lease;
 use crate::telemetry::Telemetry;
@@ -63,8 +66,6 @@ pub struct Options {
     pub rollout: Option<Rollout>,
     /// A strategy by name, if the command line says it.
     pub strategy: Option<String>,
-    /// Strategies of the user's own.
-    pub strategies: BTreeMap<String, StrategyFile>,
     /// Who is told, besides those whom the policy names.
     pub notify: Vec<NotifySpec>,
     /// The namespace in which a daemon lives, if it is not the usual one.
@@ -85,6 +86,12 @@ pub struct Cluster {
     clock: Arc<dyn Clock>,
     client: reqwest::Client,
     options: Options,
+    /// The strategies that the cluster offers, once they have been asked for.
+    offered: OnceCell<rules::Offered>,
+    /// The namespace, once it has been asked for.
+    surroundings: OnceCell<rules::Surroundings>,
+    /// Freezes, as they were a moment ago.
+    seen: Mutex<Option<rules::Seen>>,
     /// Who this process is in a Lease.
     identity: String,
     leases: Mutex<BTreeMap<String, Arc<Lease>>>,
@@ -117,6 +124,9 @@ impl Cluster {
             clock,
             client,
             options,
+            offered: OnceCell::new(),
+            surroundings: OnceCell::new(),
+            seen: Mutex::default(),
             identity: identity(),
             leases: Mutex::default(),
             carrying: Mutex::new(None),
@@ -151,24 +161,6 @@ impl Cluster {
                 .collect(),
             from: None,
         }
-    }
-
-    /// The policy for a Deployment: the file's, or the default.
-    pub(crate) fn policy(&self, deployment: &str) -> Result<(Rollout, Resolved), Problem> {
-        let mut rollout = match &self.options.rollout {
-            Some(rollout) => rollout.clone(),
-            None => default_rollout(deployment, self.namespace()),
-        };
-        if let Some(strategy) = &self.options.strategy {
-            rollout.spec.strategy = crate::spec::StrategyChoice::Named(crate::spec::NamedStrategy {
-                name: strategy.clone(),
-                with: None,
-            });
-        }
-        rollout.spec.notify.extend(self.options.notify.iter().cloned());
-        let resolved = resolve(&rollout, &self.options.strategies)
-            .map_err(|faults| Problem::new(ProblemKind::Invalid, faults.to_string()))?;
-        Ok((rollout, resolved))
     }
 
     /// Refuses a plan that the caller cannot see to its end.

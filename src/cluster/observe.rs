@@ -202,7 +202,7 @@ impl Cluster {
             .await
             .map_err(|error| told(&error))?
             .ok_or_else(|| self.no_such(deployment))?;
-        let (rollout, resolved) = self.policy(deployment)?;
+        let (rollout, resolved) = self.policy(deployment).await?;
         let reach = Reach::open(&self.api)
             .await
             .map_err(|error| Problem::new(ProblemKind::Unavailable, format!("no listener on loopback: {error}")))?;
@@ -286,6 +286,7 @@ fn sides(deployment: &Value, sets: &[Value]) -> Option<Rolling> {
             port: None,
             template_owner: None,
             rolling: false,
+            digests: Default::default(),
             manifest: None,
         },
         old: template::version_of(&old["spec"]["template"], None),

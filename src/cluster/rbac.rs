@@ -8,6 +8,8 @@
 //! Not in the list: nodes. They are outside of every namespace, so no Role can give them; without them only the
 //! estimate of room on the nodes is left out.
 
+mod role;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,8 @@ use crate::apiserver::{ApiError, ApiServer, Kind};
 use crate::plan::Plan;
 use crate::platforms::kubernetes::{Release, RouteKind};
 use crate::spec::{AddressFrom, NotifySpec, SmokeTest, Source};
+
+pub use role::{RoleFor, role};
 
 /// Where the caller's rights are asked for whole.
 const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
@@ -41,8 +45,12 @@ pub enum Part {
     Keda,
     /// PodDisruptionBudgets.
     Budget,
+    /// The author's own Jobs.
+    Hooks,
     /// Requests to the pods through the API server.
     Scrape,
+    /// Asking a daemon, and minding what those who run the cluster say.
+    Daemon,
 }
 
 /// One rule of the Role.
@@ -80,7 +88,7 @@ const fn rule(
 }
 
 /// Every rule there is, in the order of the Role.
-pub const ALL: [Rule; 19] = [
+pub const ALL: [Rule; 25] = [
     rule(
         Part::Release,
         Kind::Deployment,
@@ -208,6 +216,20 @@ pub const ALL: [Rule; 19] = [
         "idle stable pods must not stand in for serving ones, so the canary gets a budget of its own",
         "PodDisruptionBudgets are not found, and evictions may take the canary's pods",
     ),
+    rule(
+        Part::Hooks,
+        Kind::CronJob,
+        &["get"],
+        "hooks (spec.hooks) are made from CronJobs",
+        "",
+    ),
+    rule(
+        Part::Hooks,
+        Kind::Job,
+        &["get", "create"],
+        "hooks are Jobs. A strong right: whoever makes one runs it as any ServiceAccount of this namespace",
+        "",
+    ),
     Rule {
         part: Part::Scrape,
         kind: Kind::Pod,
@@ -217,6 +239,34 @@ pub const ALL: [Rule; 19] = [
               can send any request to any port of any pod in this namespace. Not needed where wade itself runs inside of the cluster",
         without: "the pods cannot be asked from outside of the cluster, so there are no metrics of them",
     },
+    rule(
+        Part::Daemon,
+        Kind::Rollout,
+        &["list"],
+        "whether a Rollout is about the Deployment, so that a daemon is asked for the release",
+        "the release is not given to a daemon",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Release,
+        &["create", "get", "delete"],
+        "a daemon is asked by a Release object, which is removed if nobody takes it up",
+        "a daemon cannot be asked",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Freeze,
+        &["list"],
+        "nothing begins in a freeze of this namespace",
+        "freezes of this namespace are not minded by a step that works by itself",
+    ),
+    rule(
+        Part::Daemon,
+        Kind::Namespace,
+        &["get"],
+        "a freeze may name namespaces by their labels; a Role gives this one alone",
+        "a freeze that names namespaces by labels counts as one that is about this one",
+    ),
 ];
 
 /// One permission.
@@ -278,7 +328,12 @@ impl Lacking {
     /// The command that prints the Role which gives what is missing.
     pub fn remedy(&self, namespace: &str) -> String {
         let scrape = self.needed.iter().any(|right| right.resource == "pods/proxy");
-        format!("wade rbac -n {namespace}{}", if scrape { " --scrape" } else { "" })
+        let hooks = self.needed.iter().any(|right| right.group == Kind::Job.group());
+        format!(
+            "wade rbac -n {namespace}{}{}",
+            if scrape { " --scrape" } else { "" },
+            if hooks { " --hooks" } else { "" }
+        )
     }
 
     /// What is worse for want of rights, one sentence each.
@@ -349,10 +404,13 @@ pub fn needed_by(release: &Release, plan: &Plan, inside: bool) -> Vec<Need> {
     let asks_pods = plan.smoke.tests.iter().any(|test| !matches!(test, SmokeTest::Grpc(_)));
     ALL.iter()
         .filter(|rule| rule.part != Part::Scrape || (!inside && (asks_pods || scrapes(plan))))
+        .filter(|rule| rule.part != Part::Hooks || !plan.hooks.is_empty())
+        // Whether they are wanted depends on what is installed: who looks for it says what could not be seen.
+        .filter(|rule| rule.part != Part::Daemon)
         .flat_map(|rule| {
             let essential = match rule.part {
-                Part::Release => true,
-                Part::Words | Part::Look => false,
+                Part::Release | Part::Hooks => true,
+                Part::Words | Part::Look | Part::Daemon => false,
                 Part::Route(kind) => has_route(kind),
                 Part::Hpa => scaled_by(Kind::HorizontalPodAutoscaler),
                 Part::Keda => scaled_by(Kind::ScaledObject),
@@ -485,92 +543,6 @@ fn covered(review: &Value, right: &Right) -> bool {
     })
 }
 
-/// What the Role is to be for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RoleFor {
-    /// The namespace.
-    pub namespace: String,
-    /// The ServiceAccount that gets it, `NAME` or `NAMESPACE/NAME`.
-    pub account: String,
-    /// With the right to ask the pods through the API server.
-    pub scrape: bool,
-    /// Secrets that hold the addresses of notifications.
-    pub secrets: Vec<String>,
-}
-
-/// The Role and its RoleBinding as YAML, each rule with its reason.
-pub fn role(of: &RoleFor) -> String {
-    let (namespace, account) = of.account.split_once('/').unwrap_or((&of.namespace, &of.account));
-    let mut out = format!(
-        "# What `wade` needs in namespace {}: no more, and nothing outside of it. Every rule says what it is for; one for\n\
-         # a kind that you do not use may go. The account, if it is not there: kubectl -n {namespace} create serviceaccount {account}\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: {account}\n  namespace: {}\nrules:\n",
-        of.namespace, of.namespace
-    );
-    for rule in ALL.iter().filter(|rule| rule.part != Part::Scrape || of.scrape) {
-        out.push_str(&comment(rule));
-        out.push_str(&entry(rule.kind.group(), &resource(rule), &[], rule.verbs));
-    }
-    if !of.secrets.is_empty() {
-        out.push_str("# The addresses of notifications (spec.notify with secretRef).\n");
-        out.push_str(&entry("", "secrets", &of.secrets, &["get"]));
-    }
-    if !of.scrape {
-        out.push_str(
-            "# Not given: pods/proxy (--scrape). Without it `wade` outside of the cluster can read no metrics of the pods and\n\
-             # run no smoke tests; name a Prometheus under analysis.source, or run it inside of the cluster.\n",
-        );
-    }
-    out.push_str(&format!(
-        "---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata:\n  name: {account}\n  namespace: {}\n\
-         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {account}}}\n\
-         subjects:\n- {{kind: ServiceAccount, name: {account}, namespace: {namespace}}}\n",
-        of.namespace
-    ));
-    out
-}
-
-fn entry(group: &str, resource: &str, names: &[String], verbs: &[&str]) -> String {
-    let group = if group.is_empty() { "\"\"" } else { group };
-    let names = match names {
-        [] => String::new(),
-        names => format!("  resourceNames: [{}]\n", names.join(", ")),
-    };
-    format!(
-        "- apiGroups: [{group}]\n  resources: [{resource}]\n{names}  verbs: [{}]\n",
-        verbs.join(", ")
-    )
-}
-
-/// The reason as a comment, and what is worse without it.
-fn comment(rule: &Rule) -> String {
-    const WIDTH: usize = 110;
-    let mut text = format!("{}.", capital(rule.why));
-    if !rule.without.is_empty() && rule.part != Part::Scrape {
-        text.push_str(&format!(" Without it {}.", rule.without));
-    }
-    let mut out = String::new();
-    let mut line = String::from("#");
-    for word in text.split_whitespace() {
-        if line.len() + 1 + word.len() > WIDTH {
-            out.push_str(&line);
-            out.push('\n');
-            line = String::from("#");
-        }
-        line.push(' ');
-        line.push_str(word);
-    }
-    out + &line + "\n"
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    match letters.next() {
-        Some(first) => first.to_uppercase().chain(letters).collect(),
-        None => String::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::Method;
@@ -661,26 +633,5 @@ mod tests {
             lacking.warnings(),
             ["KEDA may shrink stable (missing permission: list, watch scaledobjects.keda.sh)"]
         );
-    }
-
-    #[test]
-    fn the_role_as_it_is_printed() {
-        let of = RoleFor {
-            namespace: "shop".to_owned(),
-            account: "ci/deployer".to_owned(),
-            scrape: true,
-            secrets: vec!["shop-slack".to_owned()],
-        };
-        insta::assert_snapshot!(role(&of));
-        let plain = role(&RoleFor {
-            scrape: false,
-            secrets: Vec::new(),
-            ..of
-        });
-        assert!(
-            !plain.contains("resources: [pods/proxy]") && !plain.contains("secrets"),
-            "{plain}"
-        );
-        assert!(plain.contains("# Not given: pods/proxy (--scrape)"));
     }
 }

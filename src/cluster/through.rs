@@ -12,7 +12,7 @@ use super::{Cluster, told};
 use crate::apiserver::value::{list, name, number, text, time, uid};
 use crate::apiserver::{ApiError, Fault, Kind, Selection};
 use crate::clock::stopwatch;
-use crate::crd::{ReleaseSpec, SYSTEM};
+use crate::crd::ReleaseSpec;
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, Started};
 use crate::store::lease::{DURATION, LEADER};
 use crate::store::{ReleaseKey, configmap};
@@ -95,10 +95,9 @@ impl Cluster {
 
     /// Whether the Lease of the daemon's leader is fresh.
     async fn daemon_lives(&self) -> bool {
-        let home = self.options.home.as_deref().unwrap_or(SYSTEM);
         let lease = self
             .api
-            .in_namespace(home)
+            .in_namespace(self.home())
             .get(Kind::Lease, &configmap::name(LEADER))
             .await;
         let Ok(Some(lease)) = lease else { return false };

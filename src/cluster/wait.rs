@@ -74,7 +74,7 @@ impl Cluster {
 
 /// Why a Deployment is not rolled out, as `kubectl rollout status` has it; one that is paused counts as unfinished where
 /// its template is not yet the one that serves.
-fn unfinished(deployment: &Value) -> Option<String> {
+pub(super) fn unfinished(deployment: &Value) -> Option<String> {
     let wanted = workload::replicas(deployment);
     let (updated, all) = (
         count(deployment, "/status/updatedReplicas"),

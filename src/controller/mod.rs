@@ -16,6 +16,8 @@
 //!
 //! The controller measures nothing and touches nothing itself: see `signals`, `platforms`, `store`.
 
+mod watched;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +37,7 @@ use crate::platforms::{Platform, PlatformError};
 use crate::signals::{Condition, Sample, Side, Signals};
 use crate::store::record::JudgeRecord;
 use crate::store::{ReleaseKey, ReleaseRecord, Store, StoreError, Update};
+use watched::Watched;
 
 /// What followers of a release are told.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -151,6 +154,7 @@ pub struct Controller<P, S> {
     history: Recorder,
     epoch: u64,
     last_judge_write: Option<Timestamp>,
+    watched: Watched,
     judge_writes_every: jiff::SignedDuration,
     platform: P,
     signals: S,
@@ -179,6 +183,7 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         notices: Box<dyn FnMut(Notice) + Send>,
     ) -> Self {
         Self {
+            watched: Watched::from_record(&record.state, &record.course),
             key: record.key,
             plan: record.plan,
             state: record.state,
@@ -319,7 +324,9 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         commands.extend(self.urgent.of(&self.key));
         let now = self.clock.now();
         let reading = self.measure(now);
+        let seen = world.is_some();
         let facts = Facts {
+            unwatched: self.watched.gap(&self.plan, now).filter(|_| seen),
             world,
             reading,
             unapplied: self.accepted.as_ref() != Some(&self.state.phase),
@@ -343,6 +350,9 @@ impl<P: Platform, S: Signals> Controller<P, S> {
         let before = self.state.clone();
         match self.record(decision, now).await {
             Recorded::Yes(decision) => {
+                if seen {
+                    self.watched.looked(now);
+                }
                 self.tell(before, &decision, now);
                 let Ok(all) = self.act(&decision.actions).await else {
                     return Pass::Fenced;

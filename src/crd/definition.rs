@@ -13,6 +13,8 @@ use crate::spec::RolloutSpec;
 /// A column of `kubectl get`: heading, where it is, and its type.
 type Column = (&'static str, &'static str, &'static str);
 
+/// So many requirements in a selector, and values in each.
+const MOST_REQUIREMENTS: u64 = 20;
 const AGE: Column = ("Age", ".metadata.creationTimestamp", "date");
 
 /// All definitions, in the order in which they are installed.
@@ -109,6 +111,16 @@ fn freeze() -> Value {
         "rule": "!has(self.from) || self.from < self.until",
         "message": "it ends before it begins",
     }]);
+    for selector in ["namespaces", "rollouts"] {
+        let wanted = &mut spec["properties"][selector]["properties"]["matchExpressions"];
+        // As many as an API server takes the cost of the rule for.
+        wanted["maxItems"] = json!(MOST_REQUIREMENTS);
+        wanted["items"]["properties"]["values"]["maxItems"] = json!(MOST_REQUIREMENTS);
+        wanted["items"]["x-kubernetes-validations"] = json!([{
+            "rule": "(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && self.values.size() > 0)",
+            "message": "In and NotIn take values, Exists and DoesNotExist none",
+        }]);
+    }
     definition(
         Kind::Freeze,
         &[],

@@ -17,6 +17,7 @@ pub mod definition;
 pub mod freeze;
 pub mod release;
 pub mod rollout;
+pub mod selector;
 pub mod strategy;
 pub mod structural;
 
@@ -25,14 +26,14 @@ use serde_json::Value;
 
 pub use condition::Condition;
 pub use definition::definitions;
-pub use freeze::{FreezeSpec, FrozenBy, frozen};
+pub use freeze::{FreezeSpec, FrozenBy, Whose, frozen};
 pub use release::{ReleaseSpec, ReleaseStatus, Target};
 pub use rollout::RolloutStatus;
 pub use strategy::{ClusterStrategySpec, Minima, below_minima};
 
 use crate::apiserver::value::name;
 
-/// The namespace that the daemon lives in; a [`FreezeSpec`] there counts for all.
+/// The namespace that the daemon lives in unless it is told another one; a [`FreezeSpec`] there counts for all.
 pub const SYSTEM: &str = "wade-system";
 
 /// The `spec` of an object of one of our kinds; Rollouts are read by [`rollout::read`], which knows more.

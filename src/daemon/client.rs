@@ -26,6 +26,10 @@ pub trait Door: Send + Sync {
     async fn rollout(&self, name: &str) -> Result<RolloutView, Problem>;
     /// Asks for a release.
     async fn release(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem>;
+    /// As [`Self::release`], but only where the release goes on without the caller; refused where it would not.
+    async fn release_detached(&self, name: &str, request: &ReleaseRequest) -> Result<Started, Problem> {
+        self.release(name, request).await
+    }
     /// The plan that such a release would have, as text; nothing is touched.
     async fn preview(&self, name: &str, request: &ReleaseRequest) -> Result<String, Problem>;
     /// Asks something of the release that runs.
@@ -98,6 +102,15 @@ impl Client {
     /// Whether releases go on without the caller.
     pub fn is_carried(&self) -> bool {
         self.carried
+    }
+
+    /// The same client, once a release has been begun through it: whoever else carries it goes on without the caller.
+    #[must_use]
+    pub fn as_carried_now(&self) -> Self {
+        Self {
+            carried: self.carried || !self.door.is_carrying(),
+            ..self.clone()
+        }
     }
 
     /// A client for the daemon that listens on `socket`.

@@ -38,9 +38,10 @@ use crate::engine::desired::{instances, split_now};
 use crate::engine::{Phase, Return};
 use crate::judge::HistoryRecorder;
 use crate::plan::{ALL_STABLE, HistoryPlan, Measure, Split};
+use crate::platforms::hooking::Hooking;
 use crate::platforms::local::process::{Settings, Shutdown, Supervisor};
 use crate::platforms::local::proxy::StickyCookie;
-use crate::platforms::local::{LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
+use crate::platforms::local::{LocalHooks, LocalPlatform, LocalSignals, LocalWorkload, Running, Service, ServiceSetup};
 use crate::signals::Signals;
 use crate::signals::traces::TraceHub;
 use crate::spec::Weight;
@@ -361,6 +362,13 @@ impl Daemon {
             record.plan.smoke.clone(),
             self.client.clone(),
         );
+        let about = BTreeMap::from([
+            ("WADE_ROLLOUT".to_owned(), key.rollout.clone()),
+            ("WADE_RELEASE".to_owned(), key.number.to_string()),
+            ("WADE_VERSION".to_owned(), record.canary.version.clone()),
+        ]);
+        let hooks = LocalHooks::new(&record.plan.hooks, about, Arc::clone(&managed.service.wake));
+        let platform = Hooking::new(platform, Box::new(hooks));
         let signals = LocalSignals::new(
             &managed.service,
             &record.plan.measure,

@@ -29,6 +29,8 @@ const MAX_EVENTS: usize = 32;
 const NONE_READY_GRACE: Span = Span::secs(3);
 /// The smoke tests keep their own time; a result that is this much later was lost.
 const SMOKE_GRACE: Span = Span::secs(30);
+/// Hooks keep their own time, and starting a pod takes some besides; a result that is this much later was lost.
+const HOOKS_GRACE: Span = Span::secs(120);
 /// How many times `confirm_within` the way on or back may take at one step before it is called stuck.
 const STUCK_AFTER: i32 = 6;
 /// How long at most between two looks at a release where nothing is due.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::{HandOver, Phase, Return, State};
 use crate::plan::{ALL_STABLE, Plan, Split, Stage};
-use crate::spec::Weight;
+use crate::spec::{HookPoint, Weight};
 
 /// One thing that should hold. Adapters compare it with what is and write only the difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,8 @@ pub enum Action {
     Route(Split),
     /// The smoke tests run: once per release unless the result was lost, or again and again if the plan says so.
     Smoke,
+    /// The author's hooks at this point run: each once per release, one after the other.
+    Hooks(HookPoint),
     /// The platform takes the canary as its own.
     Adopt,
     /// The old revision, and what the release added, is removed.
@@ -35,7 +37,7 @@ impl Action {
     /// Whether it brings users towards the canary, so that it must have been recorded before.
     pub const fn is_forward(&self) -> bool {
         match self {
-            Self::Hold | Self::Canary { .. } | Self::Smoke | Self::Adopt | Self::Retire => true,
+            Self::Hold | Self::Canary { .. } | Self::Smoke | Self::Hooks(_) | Self::Adopt | Self::Retire => true,
             Self::Route(split) => split.reaches_canary(),
             Self::RemoveCanary | Self::Restore => false,
         }
@@ -49,6 +51,18 @@ pub fn desired(plan: &Plan, state: &State) -> Vec<Action> {
     };
     match &state.phase {
         Phase::Waiting | Phase::Done(_) => Vec::new(),
+        Phase::BeforeHooks { stage: None } => vec![Action::Hold, Action::Hooks(HookPoint::BeforeStart)],
+        Phase::BeforeHooks { stage: Some(_) } => {
+            let now = &plan.stages[state.split_of.unwrap_or(0)];
+            vec![
+                Action::Hold,
+                canary(now),
+                Action::Route(split_now(plan, state)),
+                Action::Hooks(HookPoint::BeforeFullTraffic),
+            ]
+        }
+        // What the release did is over and undone or handed over; the platform is its owner's again.
+        Phase::AfterHooks(_) => state.phase.hook_point().map(Action::Hooks).into_iter().collect(),
         Phase::Starting => vec![Action::Hold, Action::Route(ALL_STABLE), canary(&plan.stages[0])],
         Phase::Smoking => vec![
             Action::Hold,

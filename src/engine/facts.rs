@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Command;
 use crate::judge::Verdict;
 use crate::plan::Split;
+use crate::spec::HookPoint;
 
 /// Everything one decision is made from, besides plan, state and time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct Facts {
     pub commands: Vec<Command>,
     /// A newer revision that wants to be released, by name.
     pub newer: Option<String>,
+    /// From when to when nobody looked, if that has just ended: a holder had died, or nothing could be observed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwatched: Option<(Timestamp, Timestamp)>,
     /// What the pipeline's `DEPLOY_WINDOW` says, if it says anything.
     pub deploy_window: Option<bool>,
 }
@@ -45,6 +49,9 @@ pub struct World {
     pub adopted: bool,
     /// The smoke tests' result, once they have ended.
     pub smoke: Option<SmokeReport>,
+    /// How the hooks ended that were asked for last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookReport>,
     /// Nothing of the release is left on the platform: hold lifted, template and router as before.
     pub restored: bool,
     /// Somebody else has taken the workload into their own hands in mid-release.
@@ -150,6 +157,18 @@ impl std::fmt::Display for NoData {
             Self::Unmeasured => "nothing can be measured",
         })
     }
+}
+
+/// How the hooks at one point ended: all of them, or the first that did not end well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HookReport {
+    /// Which point.
+    pub at: HookPoint,
+    /// Every one ended well.
+    pub passed: bool,
+    /// One sentence: which, how, and where to look.
+    pub summary: String,
 }
 
 /// How the smoke tests ended.

@@ -5,7 +5,7 @@
 //! one is harmless and a crash between recording and acting is repaired by the next pass.
 //!
 //! ```text
-//! Waiting → Starting → Smoking → [Gated →] Preparing → Shifting → Analysing ─┐   (once per stage)
+//! Waiting → [BeforeHooks →] Starting → Smoking → [Gated →] Preparing → Shifting → Analysing ─┐   (once per stage)
 //!                                   ▲                                        │
 //!                                   └────────────── next stage ──────────────┤
 //!                                                                            ▼ after the bake
@@ -30,6 +30,6 @@ mod tests;
 pub use command::{Actor, Command, CommandKind};
 pub use decide::{Decision, decide};
 pub use desired::{Action, desired};
-pub use facts::{Diagnosis, Facts, Interference, NoData, Presence, Reading, RouteFact, SmokeReport, World};
+pub use facts::{Diagnosis, Facts, HookReport, Interference, NoData, Presence, Reading, RouteFact, SmokeReport, World};
 pub use moves::{IllegalMove, apply, replay};
 pub use state::{Cause, Entry, Event, HandOver, Outcome, Phase, Proof, Retreat, Return, State, TrafficOn};

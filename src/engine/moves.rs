@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::state::{Entry, Event, HandOver, NoDataSince, Outcome, Paused, Phase, Proof, Retreat, Return, State};
 use crate::plan::{Lane, Plan};
+use crate::spec::HookPoint;
 
 /// An event that may not happen in this phase. Somebody's mistake: the engine's, or a damaged record's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,8 +33,14 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             // The release's clock starts here, and so does what does not count against it.
             next.started = at;
             next.waited = SignedDuration::ZERO;
-            Phase::Starting
+            if plan.hooks_at(HookPoint::BeforeStart).next().is_some() {
+                Phase::BeforeHooks { stage: None }
+            } else {
+                Phase::Starting
+            }
         }
+        (Phase::BeforeHooks { stage: None }, Event::HooksEnded) => Phase::Starting,
+        (Phase::BeforeHooks { stage: Some(stage) }, Event::HooksEnded) => Phase::Preparing { stage: *stage },
         (Phase::Starting, Event::Ready) => Phase::Smoking,
         (Phase::Smoking, Event::SmokePassed) => enter(plan, 0),
         (Phase::Gated { stage }, Event::GateOpened { command, .. }) => {
@@ -41,7 +48,7 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             // A pause that is still on counts its own time when it ends.
             let until = state.paused.as_ref().map_or(at, |paused| paused.since);
             next.waited += passed(state.since, until);
-            Phase::Preparing { stage: *stage }
+            prepare(plan, *stage)
         }
         (Phase::Preparing { stage }, Event::Prepared) => {
             next.split_of = Some(*stage);
@@ -77,7 +84,12 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             },
         ) => {
             next.promoted_by(*command, by, at);
-            Phase::Preparing { stage: bake }
+            // Whoever prepares the bake has its hooks behind them.
+            if state.phase == (Phase::Preparing { stage: bake }) {
+                state.phase.clone()
+            } else {
+                prepare(plan, bake)
+            }
         }
         // Large enough, and held by doubts alone: a person answers for them.
         (
@@ -95,16 +107,20 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             next.promoted_by(*command, by, at);
             match (*stage == bake, full) {
                 (true, _) => Phase::HandingOver(HandOver::Adopt),
-                (false, true) => Phase::Preparing { stage: bake },
+                (false, true) => prepare(plan, bake),
                 (false, false) => enter(plan, stage + 1),
             }
         }
         (Phase::HandingOver(HandOver::Adopt), Event::Adopted) => Phase::HandingOver(HandOver::Drain),
         (Phase::HandingOver(HandOver::Drain), Event::StableDrained) => Phase::HandingOver(HandOver::Retire),
-        (Phase::HandingOver(HandOver::Retire), Event::Retired) => Phase::Done(match plan.lane {
-            Lane::FirstDeploy => Outcome::FirstDeploy,
-            _ => Outcome::Promoted { proven: state.proven() },
-        }),
+        (Phase::HandingOver(HandOver::Retire), Event::Retired) => ended(
+            plan,
+            match plan.lane {
+                Lane::FirstDeploy => Outcome::FirstDeploy,
+                _ => Outcome::Promoted { proven: state.proven() },
+            },
+        ),
+        (Phase::AfterHooks(outcome), Event::HooksEnded) => Phase::Done(outcome.clone()),
 
         // Back. Nothing has been touched while waiting, so there is nothing to put back.
         (Phase::Waiting, Event::Retreated { command, outcome, .. }) => {
@@ -135,7 +151,7 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
         (Phase::Returning(Return::Route, why), Event::RouteRestored) => Phase::Returning(Return::Drain, why.clone()),
         (Phase::Returning(Return::Drain, why), Event::CanaryDrained) => Phase::Returning(Return::Remove, why.clone()),
         (Phase::Returning(Return::Remove, why), Event::CanaryRemoved) => Phase::Returning(Return::Restore, why.clone()),
-        (Phase::Returning(Return::Restore, why), Event::Restored) => Phase::Done(why.outcome.clone()),
+        (Phase::Returning(Return::Restore, why), Event::Restored) => ended(plan, why.outcome.clone()),
 
         // In place.
         (phase, Event::Paused { command, by }) if phase.can_retreat() && state.paused.is_none() => {
@@ -157,6 +173,16 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             next.waited += length;
             next.since = (state.since + length).min(at);
             phase.clone()
+        }
+        // A stage lasts as long as it is watched: time in which nobody would have gone back proves nothing.
+        (Phase::Analysing { .. }, Event::WatchedAgain { from, until })
+            if state.paused.is_none() && state.watched_again.is_none_or(|before| before < *until) =>
+        {
+            let missed = passed((*from).max(state.since), *until);
+            next.waited += missed;
+            next.since = (state.since + missed).min(at);
+            next.watched_again = Some(*until);
+            state.phase.clone()
         }
         (phase, Event::SignalsLost { kind }) if phase.stage().is_some() => {
             next.no_data = Some(NoDataSince { kind: *kind, since: at });
@@ -221,7 +247,30 @@ fn enter(plan: &Plan, stage: usize) -> Phase {
     if plan.stages[stage].gate.is_some() {
         Phase::Gated { stage }
     } else {
+        prepare(plan, stage)
+    }
+}
+
+/// Every gate is open; hooks may stand before all traffic.
+fn prepare(plan: &Plan, stage: usize) -> Phase {
+    if plan.is_first_full(stage) && plan.hooks_at(HookPoint::BeforeFullTraffic).next().is_some() {
+        Phase::BeforeHooks { stage: Some(stage) }
+    } else {
         Phase::Preparing { stage }
+    }
+}
+
+/// The outcome is certain; hooks may follow it.
+fn ended(plan: &Plan, outcome: Outcome) -> Phase {
+    let after = if outcome.is_forward() {
+        HookPoint::AfterPromotion
+    } else {
+        HookPoint::AfterRollback
+    };
+    if plan.hooks_at(after).next().is_some() {
+        Phase::AfterHooks(outcome)
+    } else {
+        Phase::Done(outcome)
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Actor;
 use super::facts::NoData;
 use crate::judge::Verdict;
+use crate::spec::HookPoint;
 
 /// Where a release is. A fold over its history: `replay` gives the same value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -40,6 +41,10 @@ pub struct State {
     /// Time spent waiting for people, which does not count against the release's limit.
     #[schemars(with = "String")]
     pub waited: SignedDuration,
+    /// The end of the last time in which nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub watched_again: Option<Timestamp>,
     /// Restarts of the canary when the bake began: more than that is a fault.
     pub restarts_before_bake: u32,
     /// The way on or back does not come to an end by itself.
@@ -65,6 +70,7 @@ impl State {
             split_of: None,
             had_users: false,
             waited: SignedDuration::ZERO,
+            watched_again: None,
             restarts_before_bake: 0,
             stuck: None,
             would_have: false,
@@ -91,6 +97,11 @@ impl State {
 pub enum Phase {
     /// Not begun: a window is closed.
     Waiting,
+    /// The author's jobs run before the release goes on.
+    BeforeHooks {
+        /// The stage that they run before; none yet means before the start.
+        stage: Option<usize>,
+    },
     /// The new revision is being started, until it has been ready without a break for `settle`.
     Starting,
     /// Smoke tests run against the new revision alone.
@@ -119,6 +130,8 @@ pub enum Phase {
     HandingOver(HandOver),
     /// Back to stable.
     Returning(Return, Retreat),
+    /// The outcome is certain; the author's jobs run after it.
+    AfterHooks(Outcome),
     /// Over.
     Done(Outcome),
 }
@@ -131,6 +144,7 @@ impl Phase {
             | Self::Preparing { stage }
             | Self::Shifting { stage }
             | Self::Analysing { stage } => Some(*stage),
+            Self::BeforeHooks { stage } => *stage,
             _ => None,
         }
     }
@@ -139,6 +153,7 @@ impl Phase {
     pub const fn label(&self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
+            Self::BeforeHooks { .. } => "beforeHooks",
             Self::Starting => "starting",
             Self::Smoking => "smoking",
             Self::Gated { .. } => "gated",
@@ -147,13 +162,28 @@ impl Phase {
             Self::Analysing { .. } => "analysing",
             Self::HandingOver(_) => "handingOver",
             Self::Returning(..) => "returning",
+            Self::AfterHooks(_) => "afterHooks",
             Self::Done(_) => "done",
         }
     }
 
     /// Whether the release may still be turned back.
     pub const fn can_retreat(&self) -> bool {
-        !matches!(self, Self::HandingOver(_) | Self::Returning(..) | Self::Done(_))
+        !matches!(
+            self,
+            Self::HandingOver(_) | Self::Returning(..) | Self::AfterHooks(_) | Self::Done(_)
+        )
+    }
+
+    /// The point at which hooks run now, if they do.
+    pub const fn hook_point(&self) -> Option<HookPoint> {
+        match self {
+            Self::BeforeHooks { stage: None } => Some(HookPoint::BeforeStart),
+            Self::BeforeHooks { stage: Some(_) } => Some(HookPoint::BeforeFullTraffic),
+            Self::AfterHooks(outcome) if outcome.is_forward() => Some(HookPoint::AfterPromotion),
+            Self::AfterHooks(_) => Some(HookPoint::AfterRollback),
+            _ => None,
+        }
     }
 }
 
@@ -322,6 +352,8 @@ pub enum Cause {
 pub enum Event {
     /// It may begin.
     Admitted,
+    /// The hooks at this point have ended: well, or after the outcome in whatever way.
+    HooksEnded,
     /// The canary has been ready without a break for `settle`.
     Ready,
     /// Every smoke test passed.
@@ -372,6 +404,15 @@ pub enum Event {
     Refused {
         /// The command.
         command: u64,
+    },
+    /// Nobody looked for a while; that time does not count for the stage.
+    WatchedAgain {
+        /// The last look before.
+        #[schemars(with = "String")]
+        from: Timestamp,
+        /// The first look after.
+        #[schemars(with = "String")]
+        until: Timestamp,
     },
     /// Nothing can be measured.
     SignalsLost {

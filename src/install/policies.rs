@@ -2,7 +2,8 @@
 //!
 //! *Hold* pauses an opted-in Deployment whenever somebody else changes its template, so that the change waits for a
 //! release instead of rolling out. The others look: by default they warn, and in a namespace with the label
-//! `wade.dev/enforce: "true"` they refuse. One always refuses: nobody asks for a release, or steers one, in another's name.
+//! `wade.dev/enforce: "true"` they refuse. Three always refuse:
+//! nobody asks for a release, or steers one, in another's name, and nobody has Wade make Jobs that they may not make.
 //!
 //! Limits of CEL, met here: it has no clock. A new Release carries its own time of creation; for a changed Deployment the
 //! newest time of its managed fields is taken, which is the time of that change.
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{HoldApi, SYSTEM, object, rights};
 use crate::apiserver::Kind;
-use crate::platforms::kubernetes::{HOLD, HOLD_POLICY, PART, RELEASE, WRITE};
+use crate::platforms::kubernetes::{HOLD, HOLD_POLICY, HOOKS_POLICY, PART, RELEASE, WRITE};
 
 /// Label of a namespace in which policies refuse instead of warning.
 pub const ENFORCE: &str = "wade.dev/enforce";
@@ -66,6 +67,12 @@ pub fn validating() -> Vec<Value> {
             Kind::ValidatingAdmissionPolicyBinding,
             "wade-commander",
             json!({ "spec": { "policyName": "wade-commander", "validationActions": ["Deny"] } }),
+        ),
+        hooks(),
+        object(
+            Kind::ValidatingAdmissionPolicyBinding,
+            HOOKS_POLICY,
+            json!({ "spec": { "policyName": HOOKS_POLICY, "validationActions": ["Deny"] } }),
         ),
         guard(),
     ];
@@ -153,6 +160,28 @@ fn author() -> Value {
         ],
     });
     object(Kind::ValidatingAdmissionPolicy, "wade-author", json!({ "spec": spec }))
+}
+
+/// A hook is a Job that Wade makes, so whoever writes one must be allowed to make Jobs: the API server's own authorizer is
+/// asked about the author, with all their groups, at the moment of writing. Whoever may create a Job in a namespace may
+/// run it as any ServiceAccount there; Kubernetes has no finer right.
+fn hooks() -> Value {
+    let spec = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": { "resourceRules": [{
+            "apiGroups": ["wade.dev"], "apiVersions": ["v1alpha1"], "resources": ["rollouts"], "operations": ["CREATE", "UPDATE"],
+        }]},
+        "matchConditions": [{
+            "name": "hooks-written",
+            "expression": "object.spec.?hooks.orValue([]).size() > 0 && (oldObject == null || object.spec.?hooks != oldObject.spec.?hooks)",
+        }],
+        "validations": [{
+            "expression": "authorizer.group('batch').resource('jobs').namespace(request.namespace).check('create').allowed()",
+            "messageExpression": "'hooks are Jobs that run when this is released, and ' + request.userInfo.username + ' may not make any: that takes `create` on jobs.batch in namespace ' + request.namespace",
+            "reason": "Forbidden",
+        }],
+    });
+    object(Kind::ValidatingAdmissionPolicy, HOOKS_POLICY, json!({ "spec": spec }))
 }
 
 /// Nobody steers a release in another's name either, or in that of a group which may open a gate. Commands wait in the
@@ -283,6 +312,17 @@ fn freeze() -> Value {
                 "expression": "params.spec.?except.orValue([]).exists(e, e == variables.rollout || e == request.namespace + '/' + variables.rollout) \
                                || (variables.release && object.spec.?emergency.orValue(false) && params.spec.?emergencies.orValue('allowed') == 'allowed')",
             },
+            { "name": "labels", "expression": "namespaceObject.metadata.?labels.orValue({})" },
+            {
+                // By the labels of its Rollout, which cannot be seen here, the daemon alone holds it.
+                "name": "meant",
+                "expression": "!has(params.spec.rollouts) && (!has(params.spec.namespaces) || (\
+                               params.spec.namespaces.?matchLabels.orValue({}).all(k, k in variables.labels && variables.labels[k] == params.spec.namespaces.matchLabels[k]) \
+                               && params.spec.namespaces.?matchExpressions.orValue([]).all(e, \
+                               e.operator == 'Exists' ? e.key in variables.labels : \
+                               e.operator == 'DoesNotExist' ? !(e.key in variables.labels) : \
+                               (e.operator == 'In') == (e.key in variables.labels && variables.labels[e.key] in e.values))))",
+            },
             {
                 "name": "frozen",
                 "expression": format!(
@@ -293,7 +333,7 @@ fn freeze() -> Value {
             },
         ],
         "validations": [{
-            "expression": "variables.excepted || !variables.frozen",
+            "expression": "!variables.meant || variables.excepted || !variables.frozen",
             "messageExpression": "'freeze ' + params.metadata.namespace + '/' + params.metadata.name + ' of ' + params.spec.by + ' until ' + string(params.spec.until) + ': ' + params.spec.reason",
         }],
     });

@@ -46,19 +46,32 @@ pub fn all() -> Vec<Value> {
         object(
             Kind::RoleBinding,
             &leader,
-            json!({ "roleRef": reference("Role", &leader), "subjects": [
-                { "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated" },
-            ] }),
+            json!({ "roleRef": reference("Role", &leader), "subjects": [everybody()] }),
+        ),
+        cluster_role("wade-strategies", offered()),
+        object(
+            Kind::ClusterRoleBinding,
+            "wade-strategies",
+            json!({ "roleRef": reference("ClusterRole", "wade-strategies"), "subjects": [everybody()] }),
         ),
     ]
 }
 
-/// What a pipeline's step asks before it asks the daemon: whether there is one. Who holds a Lease, and since when, is no
-/// secret.
+/// What a pipeline's step asks: whether there is a daemon, and what counts for all. Who holds a Lease, and since when, is
+/// no secret; nor is why nothing may begin.
 fn alive() -> Vec<Value> {
-    let mut rule = rule("coordination.k8s.io", &["leases"], &["get"]);
-    rule["resourceNames"] = json!([configmap::name(LEADER)]);
-    vec![rule]
+    let mut lease = rule("coordination.k8s.io", &["leases"], &["get"]);
+    lease["resourceNames"] = json!([configmap::name(LEADER)]);
+    vec![lease, rule("wade.dev", &["freezes"], &READ)]
+}
+
+/// Everybody may use the strategies that are offered, and is held to their minima.
+fn offered() -> Vec<Value> {
+    vec![rule("wade.dev", &["clusterstrategies"], &READ)]
+}
+
+fn everybody() -> Value {
+    json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:authenticated" })
 }
 
 fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
@@ -69,8 +82,9 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
 fn releasing() -> Vec<Value> {
     let mut rules: Vec<Value> = rbac::ALL
         .iter()
-        // The daemon reaches pods by their addresses; the API server's way to any port of any pod is not for it.
-        .filter(|rule| rule.part != Part::Scrape)
+        // The daemon reaches pods by their addresses; the API server's way to any port of any pod is not for it. What
+        // it asks of Wade's own kinds is in `watching`.
+        .filter(|rule| !matches!(rule.part, Part::Scrape | Part::Hooks | Part::Daemon))
         .map(|rule| {
             json!({
                 "apiGroups": [rule.kind.group()], "resources": [rbac::resource(rule)], "verbs": rule.verbs,
@@ -99,7 +113,11 @@ fn watching() -> Vec<Value> {
         rule("", &["nodes"], &["list"]),
         rule(
             "admissionregistration.k8s.io",
-            &["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"],
+            &[
+                "mutatingadmissionpolicies",
+                "mutatingadmissionpolicybindings",
+                "validatingadmissionpolicybindings",
+            ],
             &["get", "list"],
         ),
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
@@ -122,10 +140,11 @@ fn own() -> Vec<Value> {
 
 /// For a RoleBinding in a namespace whose Rollouts have hooks.
 fn hooks() -> Vec<Value> {
-    vec![
-        rule("batch", &["jobs"], &["get", "list", "watch", "create", "delete"]),
-        rule("", &["pods/log"], &["get"]),
-    ]
+    rbac::ALL
+        .iter()
+        .filter(|rule| rule.part == Part::Hooks)
+        .map(|one| rule(one.kind.group(), &[one.kind.plural()], one.verbs))
+        .collect()
 }
 
 fn viewing() -> Vec<Value> {

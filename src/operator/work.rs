@@ -1,7 +1,6 @@
 //! Doing what is to be done about one Deployment: opting it in and out, releasing what waits, going on with what a dead
 //! run left, and saying what goes on in the objects' own status.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +10,17 @@ use super::consider::{HoldMode, Looked};
 use super::fleet::{At, PolicySketch, SHOWN};
 use super::status::{ReleaseStanding, Standing};
 use super::{Operator, trouble};
-use crate::apiserver::value::{annotation, flag, label, name, resource_version, text};
-use crate::apiserver::{ApiServer, Kind, Patch, Selection};
+use crate::apiserver::value::{annotation, flag, label, resource_version, text};
+use crate::apiserver::{ApiServer, Kind, Patch};
 use crate::cluster::admit::Ask;
 use crate::cluster::{Cluster, Options};
 use crate::controller::Notice;
-use crate::crd::freeze::{FrozenBy, frozen};
+use crate::crd;
 use crate::crd::release::{ReleaseSpec, Target};
-use crate::crd::{self, ClusterStrategySpec, below_minima};
-use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, ReleaseTarget, Started};
+use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, Started};
 use crate::daemon::client::Door;
 use crate::engine::{Actor, apply};
-use crate::plan::Lane;
 use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, template};
-use crate::spec::StrategyFile;
 use crate::store::{ReleaseKey, ReleaseRecord};
 
 /// How often it is looked whether whoever carries a release still lives.
@@ -133,7 +129,8 @@ impl Operator {
             if let Some(why) = cluster.not_again(&at.name).await? {
                 return Err(Problem::new(ProblemKind::Conflict, why));
             }
-            self.may_begin(&policy, &cluster, &request).await?;
+            // It is looked at every minute as long as a freeze lasts: then the cheap question comes first.
+            cluster.may_begin(&at.name, &request).await?;
             self.works_through(at, "held", &cluster);
             let started = cluster.release(&at.name, &request).await?;
             Ok::<_, Problem>((cluster, started))
@@ -183,7 +180,6 @@ impl Operator {
             };
             let request = spec.request();
             let cluster = self.cluster(&policy, wanted, Actor::named(&spec.by)).await?;
-            self.may_begin(&policy, &cluster, &request).await?;
             self.works_through(at, &what, &cluster);
             let started = cluster.release(&at.name, &request).await?;
             Ok::<_, Problem>((cluster, started))
@@ -396,15 +392,9 @@ impl Operator {
             .map_err(Problem::unavailable)?
             .ok_or_else(|| Problem::unavailable(format!("rollout {} is gone", at.name)))?;
         let rollout = crd::rollout::read(&object).map_err(|faults| invalid(faults.to_string()))?;
-        let strategies = self.strategies(&api).await.map_err(Problem::unavailable)?;
-        let files: BTreeMap<String, StrategyFile> = strategies
-            .iter()
-            .map(|(name, strategy)| (name.clone(), strategy.file(name)))
-            .collect();
         let options = Options {
             ask,
             rollout: Some(rollout),
-            strategies: files,
             actor: Some(by),
             ..self.options()
         };
@@ -414,75 +404,11 @@ impl Operator {
     /// What every release of this daemon keeps to, and is counted by.
     fn options(&self) -> Options {
         Options {
+            home: Some(self.home.namespace().to_owned()),
             confined: Some(self.settings.hosts.clone()),
             telemetry: Some(Arc::clone(&self.telemetry)),
             ..Options::default()
         }
-    }
-
-    /// The strategies that the cluster's administrators offer.
-    async fn strategies(&self, api: &ApiServer) -> Result<BTreeMap<String, ClusterStrategySpec>, String> {
-        let mut found = BTreeMap::new();
-        for object in listed(api, Kind::ClusterStrategy).await? {
-            found.insert(name(&object).to_owned(), crd::spec_of(&object)?);
-        }
-        Ok(found)
-    }
-
-    /// What those who run the cluster say against a release now: a freeze, or minima that its policy goes below.
-    pub(super) async fn may_begin(
-        &self,
-        policy: &PolicySketch,
-        cluster: &Cluster,
-        request: &ReleaseRequest,
-    ) -> Result<(), Problem> {
-        let lane = match (&request.target, request.emergency) {
-            (ReleaseTarget::Rollback { .. }, _) => Lane::Rollback,
-            (_, true) => Lane::Emergency {
-                reason: request.reason.clone().unwrap_or_default(),
-            },
-            // Somebody else has put back what served before: as good as `wade rollback`.
-            _ if cluster.is_undone(&policy.about().name).await? => Lane::Rollback,
-            _ => Lane::Normal,
-        };
-        let mut freezes = Vec::new();
-        let everywhere = self.place.namespace().is_empty();
-        let mut places = vec![if everywhere {
-            self.place.clone()
-        } else {
-            self.api(&policy.at)
-        }];
-        if !everywhere {
-            places.push(self.home.clone());
-        }
-        for place in places {
-            for object in listed(&place, Kind::Freeze).await.map_err(Problem::unavailable)? {
-                freezes.push(FrozenBy::read(&object).map_err(Problem::unavailable)?);
-            }
-        }
-        let at = (policy.at.namespace.as_str(), policy.at.name.as_str());
-        let mut against = Vec::new();
-        if let Some(freeze) = frozen(&freezes, at, &lane, self.clock.now()) {
-            against.push(freeze.to_string());
-        }
-        let (rollout, resolved) = cluster.policy(&policy.about().name)?;
-        for (name, strategy) in &self.strategies(&self.place).await.map_err(Problem::unavailable)? {
-            if let Some(minima) = strategy.minima_for(name, &rollout) {
-                let below = below_minima(&rollout, &resolved, &lane, minima);
-                against.extend(
-                    below
-                        .into_iter()
-                        .map(|what| format!("strategy {name} of this cluster asks for more: {what}")),
-                );
-            }
-        }
-        if against.is_empty() {
-            return Ok(());
-        }
-        Err(Problem {
-            kind: ProblemKind::Conflict,
-            message: against.join("\n"),
-        })
     }
 
     /// Nothing runs: what there is to say is what is wrong with the Rollout, or that all is well.
@@ -597,15 +523,6 @@ pub(super) fn let_go(deployment: &Value) -> Option<Patch> {
         changes.push(json!({ "op": "remove", "path": "/spec/paused" }));
     }
     (changes.len() > 1).then_some(Patch::Json(Value::Array(changes)))
-}
-
-/// Objects of a kind of ours; none where the kind is not installed.
-async fn listed(api: &ApiServer, kind: Kind) -> Result<Vec<Value>, String> {
-    match api.list(kind, &Selection::default()).await {
-        Ok(objects) => Ok(objects),
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn invalid(message: String) -> Problem {

@@ -8,9 +8,10 @@ use crate::judge::config::{
 use crate::judge::history::{EARLY_PASS_MINUTES, EARLY_PASS_POD_MINUTES};
 use crate::judge::observation::TRACES;
 use crate::spec::{
-    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, Limits, MetricSpec, MetricsEndpoint,
-    Mode, NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec, ScrapeSource, Shadow,
-    Source, Span, Step, Strategy, StrategyChoice, TracesSpec, TrafficMatch, Weight, Workload, strategies::builtin,
+    Ab, Allow, AnalysisSpec, BlueGreen, BurstWindow, Canary, Finish, GateRule, HookPoint, HookSpec, Limits, MetricSpec,
+    MetricsEndpoint, Mode, NoDataAction, NoDataRule, OnUndecided, OnWorse, PassEarly, PassEarlyRule, RolloutSpec,
+    ScrapeSource, Shadow, Source, Span, Step, Strategy, StrategyChoice, TracesSpec, TrafficMatch, Weight, Workload,
+    strategies::builtin,
 };
 
 /// What is known when a release begins and changes how it is planned.
@@ -195,12 +196,23 @@ pub fn lower(
         },
         on_new_revision: spec.on_new_revision,
         windows: spec.windows.clone().unwrap_or_default(),
+        hooks: hooks(spec, &around.lane),
         notify: spec.notify.clone(),
     };
     // Without a word from the user the limit never cuts a plan short that was accepted as written.
     let roomy = Span::secs(plan.longest().as_secs() * 3 / 2).max(Span::secs(3600));
     plan.release_within = limits.release.unwrap_or(roomy);
     plan
+}
+
+/// The way back to a revision that has served before must not wait for, or fail at, what leads to a new one.
+/// And who only watches runs nothing.
+fn hooks(spec: &RolloutSpec, lane: &Lane) -> Vec<HookSpec> {
+    let wanted = |hook: &&HookSpec| {
+        *lane != Lane::Rollback || !matches!(hook.at(), HookPoint::BeforeStart | HookPoint::BeforeFullTraffic)
+    };
+    let all = spec.hooks.iter().filter(|_| spec.mode == Mode::Enforce);
+    all.filter(wanted).cloned().collect()
 }
 
 /// How much history an analysis asks for.

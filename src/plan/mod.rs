@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::{self, History, HistoryRecorder};
 use crate::spec::{
-    MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span, TracesSpec,
-    TrafficMatch, Weight, Windows,
+    HookPoint, HookSpec, MetricSpec, Mode, NoDataRule, NotifySpec, OnNewRevision, OnUndecided, SmokeTest, Source, Span,
+    TracesSpec, TrafficMatch, Weight, Windows,
 };
 
 pub use lower::{Circumstances, Found, LIMIT, history_plan, judge_config, lower, measure};
@@ -75,6 +75,9 @@ pub struct Plan {
     pub on_new_revision: OnNewRevision,
     /// When a release may begin.
     pub windows: Windows,
+    /// Jobs of the author's own, in the order in which they run at each point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookSpec>,
     /// Who is told; addresses are only referred to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<NotifySpec>,
@@ -306,9 +309,32 @@ impl Plan {
         self.stages.len() - 1
     }
 
+    /// The hooks at this point, in order.
+    pub fn hooks_at(&self, at: HookPoint) -> impl Iterator<Item = &HookSpec> {
+        self.hooks.iter().filter(move |hook| hook.at() == at)
+    }
+
+    /// How long the hooks at this point may take in all; nothing if there are none.
+    pub fn hooks_within(&self, at: HookPoint) -> Option<Span> {
+        let mut all = self.hooks_at(at).map(|hook| hook.within().0).peekable();
+        all.peek().is_some().then(|| Span(all.sum()))
+    }
+
+    /// Whether the split of this stage is the first to leave stable without users.
+    pub fn is_first_full(&self, stage: usize) -> bool {
+        let full = |stage: &Stage| stage.split.weight.is_full();
+        full(&self.stages[stage]) && !self.stages[..stage].iter().any(full)
+    }
+
     /// The longest that the release may take, gates not counted: the sum of all stages and limits.
     pub fn longest(&self) -> Duration {
         let stages: Duration = self.stages.iter().map(|stage| stage.max.0).sum();
-        stages + self.ready_within.0 + self.settle.0 + self.smoke.within.0 + self.drain_within.0
+        let before = [HookPoint::BeforeStart, HookPoint::BeforeFullTraffic];
+        let hooks: Duration = before
+            .iter()
+            .filter_map(|at| self.hooks_within(*at))
+            .map(|span| span.0)
+            .sum();
+        hooks + stages + self.ready_within.0 + self.settle.0 + self.smoke.within.0 + self.drain_within.0
     }
 }

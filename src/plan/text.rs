@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Comparison, HistoryPlan, Lane, Plan, Stage, StageKind};
 use crate::judge::config::MetricKind;
 use crate::judge::planning;
-use crate::spec::{Mode, Source};
+use crate::spec::{HookPoint, Mode, Source};
 
 /// What is known of the service's traffic, for saying what a stage could see.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,7 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
     if let Comparison::LimitsOnly { reason } = &plan.comparison {
         let _ = writeln!(out, "  not compared with stable: {reason}; fixed limits only");
     }
+    hooks(&mut out, plan, HookPoint::BeforeStart);
     let _ = writeln!(
         out,
         "  start    ready within {}, then {} without a break",
@@ -73,11 +74,16 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
             };
             let _ = writeln!(out, "  gate     {who}, within {}", gate.expires);
         }
+        if plan.is_first_full(index) {
+            hooks(&mut out, plan, HookPoint::BeforeFullTraffic);
+        }
         let _ = writeln!(out, "  stage {}  {}", index + 1, describe(plan, stage));
         if let Some(outlook) = outlook.filter(|_| stage.kind == StageKind::Judge) {
             let _ = writeln!(out, "           {}", sight(plan, stage, outlook));
         }
     }
+    hooks(&mut out, plan, HookPoint::AfterPromotion);
+    hooks(&mut out, plan, HookPoint::AfterRollback);
     // Where nothing is judged nothing can pass.
     if !plan.stages.iter().any(|stage| stage.kind == StageKind::Judge) {
         return out;
@@ -92,6 +98,12 @@ pub fn render(plan: &Plan, outlook: Option<Outlook>) -> String {
         );
     }
     out
+}
+
+fn hooks(out: &mut String, plan: &Plan, at: HookPoint) {
+    for hook in plan.hooks_at(at) {
+        let _ = writeln!(out, "  hook     {at}: {}, at most {}", hook.name(), hook.within());
+    }
 }
 
 /// When stages may pass early, and who knows it.

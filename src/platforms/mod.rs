@@ -4,6 +4,7 @@
 //! writes only the difference; it observes ([`World`]) and never decides. It is told the holder's epoch with every
 //! write and refuses a lower one than it has seen.
 
+pub mod hooking;
 pub mod kubernetes;
 pub mod local;
 pub mod smoking;

@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::seen::{Instances, Truth};
 use super::traffic::Traffic;
-use crate::engine::{self, Action, Diagnosis, Presence, RouteFact, SmokeReport};
+use crate::engine::{self, Action, Diagnosis, HookReport, Presence, RouteFact, SmokeReport};
 use crate::plan::{ALL_STABLE, Split};
-use crate::spec::Weight;
+use crate::spec::{HookPoint, Weight};
 
 /// How long the last requests of a revision take to finish.
 const DRAIN: SignedDuration = SignedDuration::from_secs(3);
@@ -76,6 +76,7 @@ enum Object {
     Canary,
     Route,
     Smoke,
+    Hooks,
     Stable,
 }
 
@@ -92,6 +93,8 @@ pub struct World {
     held: bool,
     adopted: bool,
     smoke_ends: Option<Timestamp>,
+    /// The hooks that were asked for last, and when they end.
+    hooks: Option<(HookPoint, Timestamp)>,
     smoke: Option<bool>,
     late: Vec<(Timestamp, Object, Action)>,
     /// Somebody pretends that the canary is gone.
@@ -133,6 +136,7 @@ impl World {
             held: false,
             adopted: false,
             smoke_ends: None,
+            hooks: None,
             smoke: None,
             late: Vec::new(),
             dismissed: false,
@@ -166,7 +170,11 @@ impl World {
             .chain(&self.stable.instances)
             .filter_map(|one| one.changes);
         let late = self.late.iter().map(|(at, ..)| *at);
-        instances.chain(late).chain(self.smoke_ends).min()
+        instances
+            .chain(late)
+            .chain(self.smoke_ends)
+            .chain(self.hooks.map(|(_, ends)| ends).filter(|ends| *ends > self.now))
+            .min()
     }
 
     /// Carries the world to `to`; `conditions` hold on the way.
@@ -254,6 +262,7 @@ impl World {
                 Action::Canary { capacity } => self.wanted == Some(*capacity),
                 Action::Route(split) => self.split == *split,
                 Action::Smoke => self.smoke_ends.is_some() || self.smoke.is_some(),
+                Action::Hooks(at) => self.hooks.as_ref().is_some_and(|(of, _)| of == at),
                 Action::Adopt => self.adopted,
                 Action::Retire => self.stable.instances.is_empty() && !self.held,
                 Action::RemoveCanary => self.wanted.is_none(),
@@ -271,6 +280,7 @@ impl World {
             }
             Action::Route(split) => self.split = split.clone(),
             Action::Smoke => self.smoke_ends = Some(self.now + SMOKE),
+            Action::Hooks(at) => self.hooks = Some((*at, self.now + SMOKE)),
             Action::Adopt => self.adopted = true,
             Action::Retire => {
                 self.stable.instances.clear();
@@ -375,6 +385,14 @@ impl World {
                 }
                 .to_owned(),
             }),
+            hooks: self
+                .hooks
+                .filter(|(_, ends)| *ends <= self.now)
+                .map(|(at, _)| HookReport {
+                    at,
+                    passed: true,
+                    summary: format!("hooks {at} ended well"),
+                }),
             restored: !self.held,
             interference: None,
         }
@@ -470,6 +488,7 @@ fn object_of(action: &Action) -> Object {
         Action::Canary { .. } | Action::RemoveCanary => Object::Canary,
         Action::Route(_) => Object::Route,
         Action::Smoke => Object::Smoke,
+        Action::Hooks(_) => Object::Hooks,
         Action::Adopt | Action::Retire => Object::Stable,
     }
 }

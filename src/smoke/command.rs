@@ -33,7 +33,17 @@ pub(super) async fn execute(
     limit: Limit,
     env: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let Some((program, arguments)) = test.command.split_first() else {
+    let mut env = env.clone();
+    env.insert(
+        "WADE_URL".to_owned(),
+        format!("http://{}{}", target.address, target.prefix),
+    );
+    run(&test.command, limit, &env).await
+}
+
+/// Runs a command and expects it to end with 0.
+pub(super) async fn run(command: &[String], limit: Limit, env: &BTreeMap<String, String>) -> Result<(), Failure> {
+    let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::Test(
             "it has no words; write the program and its arguments".to_owned(),
         ));
@@ -47,7 +57,6 @@ pub(super) async fn execute(
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
         .envs(env)
-        .env("WADE_URL", format!("http://{}{}", target.address, target.prefix))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -15,6 +15,7 @@
 
 pub mod config;
 pub mod fault;
+pub mod hooks;
 mod nodes;
 mod other;
 mod read;
@@ -30,6 +31,7 @@ pub mod windows;
 
 pub use config::{Config, HttpConfig, OtlpConfig, OtlpTls};
 pub use fault::{Fault, Faults, Path, Place};
+pub use hooks::{CommandHook, CronJobHook, HookPoint, HookSpec, Requires};
 pub use other::read_as;
 pub use read::{Document, read, read_config, read_rollout, read_strategy};
 pub use rollout::*;

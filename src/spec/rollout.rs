@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::hooks::{HookSpec, Requires};
 use super::values::{Allow, BurstWindow, Bytes, Percent, Span, Weight};
 
 /// The `apiVersion` of everything Wade reads.
@@ -98,6 +99,18 @@ pub struct RolloutSpec {
     /// What to do when a newer revision arrives in mid-release.
     #[serde(default)]
     pub on_new_revision: OnNewRevision,
+    /// Rollouts of the same place that have to be through before a release of this one begins: none of them is being
+    /// released, and what was asked of them last serves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub after: Vec<String>,
+    /// What has to be promoted elsewhere before a release begins here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires: Option<Requires>,
+    /// Jobs of the author's own: before the start, before all traffic, after the promotion, after a way back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub hooks: Vec<HookSpec>,
     /// How many finished releases keep their history, evidence and revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]

@@ -76,6 +76,7 @@ pub fn validate(rollout: &Rollout) -> Vec<Fault> {
     check_limits(&Path::of("spec.limits"), &spec.limits, &mut faults);
     check_finish(rollout, &mut faults);
     check_notify(rollout, &mut faults);
+    super::hooks::check(rollout, &mut faults);
     faults
 }
 
@@ -138,7 +139,7 @@ fn check_head(api_version: &str, kind: &str, expected: &str, faults: &mut Vec<Fa
 }
 
 /// A name as DNS takes it (RFC 1123 label), because it becomes part of names elsewhere.
-fn check_label(path: &Path, name: &str, faults: &mut Vec<Fault>) {
+pub(super) fn check_label(path: &Path, name: &str, faults: &mut Vec<Fault>) {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if name.is_empty() || name.len() > 63 || !name.chars().all(allowed) || name.starts_with('-') || name.ends_with('-')
     {
@@ -317,7 +318,7 @@ fn first_weight(strategy: &Strategy) -> Option<super::values::Weight> {
     })
 }
 
-fn check_not_zero(path: &Path, span: Option<Span>, problem: &str, faults: &mut Vec<Fault>) {
+pub(super) fn check_not_zero(path: &Path, span: Option<Span>, problem: &str, faults: &mut Vec<Fault>) {
     if span.is_some_and(|span| span.0.is_zero()) {
         let fault = Fault::new(path.clone(), problem).found("`0s`");
         faults.push(fault.help("write a longer time, or remove the line for the default"));

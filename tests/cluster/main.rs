@@ -11,6 +11,7 @@
 #[allow(dead_code, reason = "a toolbox: not every tool is in use while the suite grows")]
 mod support;
 
+mod api;
 mod bad;
 mod baseline;
 mod broken;
@@ -23,11 +24,13 @@ mod install;
 mod jobs;
 mod killed;
 mod meddling;
+mod order;
 mod others;
 mod outages;
 mod permissions;
 mod rights;
 mod room;
+mod rules;
 mod soak;
 mod stages;
 mod telemetry;

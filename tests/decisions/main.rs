@@ -4,6 +4,7 @@
 //! when it said it wants to be asked again. What comes out is one line per event with its sentence. Regenerating a
 //! golden is a decision: read the difference.
 
+mod hooks;
 mod moves;
 mod no_data;
 mod people;

@@ -21,6 +21,7 @@ fn phases() -> Vec<(&'static str, Phase)> {
     let back = |part| Phase::Returning(part, why.clone());
     vec![
         ("waiting", Phase::Waiting),
+        ("hooks before the start", Phase::BeforeHooks { stage: None }),
         ("starting", Phase::Starting),
         ("smoking", Phase::Smoking),
         ("preparing 10%", Phase::Preparing { stage: 0 }),
@@ -31,6 +32,7 @@ fn phases() -> Vec<(&'static str, Phase)> {
         ("shifting 50%", Phase::Shifting { stage: 1 }),
         ("analysing 50%", Phase::Analysing { stage: 1 }),
         ("gated 100%", Phase::Gated { stage: 2 }),
+        ("hooks before 100%", Phase::BeforeHooks { stage: Some(2) }),
         ("preparing 100%", Phase::Preparing { stage: 2 }),
         ("shifting 100%", Phase::Shifting { stage: 2 }),
         ("baking", Phase::Analysing { stage: 2 }),
@@ -41,6 +43,7 @@ fn phases() -> Vec<(&'static str, Phase)> {
         ("draining canary", back(Return::Drain)),
         ("removing", back(Return::Remove)),
         ("restoring", back(Return::Restore)),
+        ("hooks after it", Phase::AfterHooks(Outcome::Promoted { proven: true })),
         ("done", Phase::Done(Outcome::Promoted { proven: true })),
     ]
 }
@@ -51,6 +54,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let command = 1;
     let all = vec![
         Event::Admitted,
+        Event::HooksEnded,
         Event::Ready,
         Event::SmokePassed,
         Event::GateOpened {
@@ -78,6 +82,10 @@ fn events() -> Vec<(&'static str, Event)> {
         Event::Paused { command, by },
         Event::Resumed { command },
         Event::Refused { command },
+        Event::WatchedAgain {
+            from: start() + SignedDuration::from_secs(70),
+            until: start() + SignedDuration::from_secs(80),
+        },
         Event::SignalsLost {
             kind: NoData::SourceDown,
         },
@@ -106,6 +114,7 @@ fn events() -> Vec<(&'static str, Event)> {
 fn label(event: &Event) -> &'static str {
     match event {
         Event::Admitted => "admitted",
+        Event::HooksEnded => "hooks ended",
         Event::Ready => "ready",
         Event::SmokePassed => "smoke passed",
         Event::GateOpened { .. } => "gate opened",
@@ -122,6 +131,7 @@ fn label(event: &Event) -> &'static str {
         Event::Paused { .. } => "paused",
         Event::Resumed { .. } => "resumed",
         Event::Refused { .. } => "refused",
+        Event::WatchedAgain { .. } => "watched again",
         Event::SignalsLost { .. } => "signals lost",
         Event::SignalsBack => "signals back",
         Event::WouldHave => "would have",

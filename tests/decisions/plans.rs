@@ -45,6 +45,15 @@ pub(crate) fn in_lane(lane: Lane, spec: &str) -> Plan {
 pub(crate) const SHORT: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
                          {weight: 50%, min: 10s, max: 60s}], bake: 20s}}\nsmoke: [{http: /healthz}]";
 
+/// [`GATED`] before 100 % instead, and a hook at every point.
+pub(crate) const HOOKED: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
+                         {weight: 50%, min: 10s, max: 60s}], bake: 20s}}\n\
+                         gates: [{before: 100%, expires: 10m}]\n\
+                         hooks: [{command: [./expand], at: beforeStart, within: 1m}, \
+                         {command: [./switch], at: beforeFullTraffic, within: 1m}, \
+                         {command: [./contract], at: afterPromotion, within: 1m}, \
+                         {command: [./undo], at: afterRollback, within: 1m}]";
+
 /// [`SHORT`] with a gate before 50 %.
 pub(crate) const GATED: &str = "strategy: {canary: {steps: [{weight: 10%, min: 10s, max: 60s}, \
                          {weight: 50%, min: 10s, max: 60s}], bake: 20s}}\n\

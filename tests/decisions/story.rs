@@ -8,18 +8,19 @@ use std::fmt::Write as _;
 
 use jiff::{SignedDuration, Timestamp};
 use wade::engine::{
-    Action, Actor, Cause, Command, CommandKind, Decision, Diagnosis, Entry, Facts, NoData, Outcome, Phase, Presence,
-    Reading, RouteFact, SmokeReport, State, TrafficOn, World, decide, replay,
+    Action, Actor, Cause, Command, CommandKind, Decision, Diagnosis, Entry, Facts, HookReport, NoData, Outcome, Phase,
+    Presence, Reading, RouteFact, SmokeReport, State, TrafficOn, World, decide, replay,
 };
 use wade::judge::{Call, Verdict};
 use wade::plan::{ALL_STABLE, Plan, Split};
-use wade::spec::{TrafficMatch, Weight};
+use wade::spec::{HookPoint, TrafficMatch, Weight};
 
 /// When stories begin: a Monday morning.
 pub(crate) const START: &str = "2026-03-02T10:00:00Z";
 /// Instances at full size.
 pub(crate) const FULL: u32 = 4;
 const READY_AFTER: SignedDuration = SignedDuration::from_secs(2);
+const HOOKS_TAKE: SignedDuration = SignedDuration::from_secs(3);
 const SMOKE_TAKES: SignedDuration = SignedDuration::from_secs(1);
 /// A story that has not ended then stands still.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(24);
@@ -95,11 +96,15 @@ struct Story {
     smoke: Result<(), String>,
     smoke_answers: bool,
     smoke_at: Option<Timestamp>,
+    hooks_at: Option<(HookPoint, Timestamp)>,
+    hook_fails: Option<(String, String)>,
+    hooks_answer: bool,
     refuses: Vec<String>,
     dark: bool,
     commands: Vec<Command>,
     newer: Option<String>,
     window: Option<bool>,
+    unwatched: Option<(Timestamp, Timestamp)>,
     out: String,
 }
 
@@ -129,11 +134,15 @@ impl Story {
             smoke: Ok(()),
             smoke_answers: true,
             smoke_at: None,
+            hooks_at: None,
+            hook_fails: None,
+            hooks_answer: true,
             refuses: Vec::new(),
             dark: false,
             commands: Vec::new(),
             newer: None,
             window: None,
+            unwatched: None,
             out: String::new(),
         }
     }
@@ -178,8 +187,20 @@ impl Story {
                 None if rest == "silent" => self.smoke_answers = false,
                 _ => panic!("smoke tests cannot `{rest}`"),
             },
+            // hook fails POINT WORDS | silent
+            "hook" if rest == "silent" => self.hooks_answer = false,
+            "hook" => {
+                let words = rest.strip_prefix("fails ").expect("a hook fails, or is silent");
+                let (point, why) = words.split_once(' ').expect("a hook fails somewhere, for a reason");
+                self.hook_fails = Some((point.to_owned(), why.to_owned()));
+            }
             "newer" => self.newer = Some(rest.to_owned()),
             "DEPLOY_WINDOW" => self.window = Some(rest == "true"),
+            // away SECONDS: until now, and everything of before is gone
+            "away" => {
+                let secs = rest.parse::<i64>().expect("seconds after `away`");
+                self.unwatched = Some((self.now - SignedDuration::from_secs(secs), self.now));
+            }
             // Whatever Wade did not write down is gone.
             "restart" => {
                 let text = serde_json::to_string(&self.state).expect("a state can be written");
@@ -287,6 +308,20 @@ impl Story {
                 conflict: None,
             },
             adopted: self.adopted,
+            hooks: self
+                .hooks_at
+                .filter(|(_, at)| *at <= self.now && self.hooks_answer)
+                .map(|(point, _)| {
+                    let failed = self.hook_fails.as_ref().filter(|(of, _)| of == point.label());
+                    HookReport {
+                        at: point,
+                        passed: failed.is_none(),
+                        summary: match failed {
+                            Some((_, why)) => format!("hook migrate ({point}) failed: {why}"),
+                            None => format!("hooks {point} ended well"),
+                        },
+                    }
+                }),
             smoke: self
                 .smoke_at
                 .filter(|at| *at <= self.now && self.smoke_answers)
@@ -310,6 +345,7 @@ impl Story {
             reading: self.reading(),
             commands: self.commands.clone(),
             newer: self.newer.clone(),
+            unwatched: self.unwatched,
             deploy_window: self.window,
         }
     }
@@ -457,6 +493,11 @@ impl Story {
                 self.canary.drained = self.drains && !split.reaches_canary();
                 self.route = Some(split.clone());
             }
+            Action::Hooks(point) => {
+                if self.hooks_at.is_none_or(|(of, _)| of != *point) {
+                    self.hooks_at = Some((*point, self.now + HOOKS_TAKE));
+                }
+            }
             Action::Smoke => self.smoke_at = self.smoke_at.or(Some(self.now + SMOKE_TAKES)),
             Action::Adopt => self.adopted = true,
             Action::Retire => {
@@ -529,6 +570,9 @@ fn short(phase: &Phase, plan: &Plan) -> String {
         Phase::Analysing { stage } => format!("at {}", split(&plan.stages[*stage].split)),
         Phase::HandingOver(part) => format!("{part:?}").to_lowercase(),
         Phase::Returning(part, _) => format!("back:{part:?}").to_lowercase(),
+        Phase::BeforeHooks { .. } | Phase::AfterHooks(_) => {
+            format!("hooks {}", phase.hook_point().expect("hooks run at a point"))
+        }
         Phase::Waiting | Phase::Starting | Phase::Smoking | Phase::Done(_) => phase.label().to_owned(),
     }
 }
@@ -552,6 +596,7 @@ fn wanted(action: &Action) -> String {
         Action::Canary { capacity } => format!("canary {capacity}"),
         Action::Route(to) => format!("route {}", split(to)),
         Action::Smoke => "smoke".to_owned(),
+        Action::Hooks(at) => format!("hooks {at}"),
         Action::Adopt => "adopt".to_owned(),
         Action::Retire => "retire".to_owned(),
         Action::RemoveCanary => "remove canary".to_owned(),

@@ -113,3 +113,16 @@ fn a_restart_at_the_gate_changes_nothing() {
 fn a_restart_on_the_way_back_wants_the_same_things_again() {
     assert_snapshot!(tell(&plan(SHORT), "00:10 canary busy\n00:12 judge fail\n00:15 restart"));
 }
+
+#[test]
+fn a_stage_counts_only_the_time_in_which_somebody_looked() {
+    assert_snapshot!(tell(
+        &plan(SHORT),
+        "00:12 judge undecided\n00:40 away 20\n01:00 restart\n02:00 judge pass"
+    ));
+}
+
+#[test]
+fn a_bake_counts_only_the_time_in_which_somebody_looked() {
+    assert_snapshot!(tell(&plan(SHORT), "00:50 away 10"));
+}

@@ -3,14 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use wade::engine::{
-    Action, Actor, Command, CommandKind, Diagnosis, Event, Facts, NoData, Phase, Presence, Reading, RouteFact,
-    SmokeReport, State, World, decide, replay,
+    Action, Actor, Command, CommandKind, Diagnosis, Event, Facts, HookReport, NoData, Phase, Presence, Reading,
+    RouteFact, SmokeReport, State, World, decide, replay,
 };
 use wade::judge::Call;
 use wade::plan::{ALL_STABLE, Lane, Plan, Split};
-use wade::spec::Weight;
+use wade::spec::{HookPoint, Weight};
 
-use crate::plans::{GATED, SHORT, in_lane, plan};
+use crate::plans::{GATED, HOOKED, SHORT, in_lane, plan};
 use crate::story::{FULL, start, verdict};
 
 /// What one step of a walk draws; facts are made from it beside the plan and the state.
@@ -97,6 +97,8 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         )),
         plan(&format!("{SHORT}\nanalysis: {{onUndecided: return}}\n{blocked}")),
         plan(&format!("{SHORT}\nmode: observe")),
+        plan(HOOKED),
+        in_lane(Lane::Rollback, HOOKED),
         plan("strategy: {use: shadow}"),
         plan("strategy: {use: ab-header}\ngates: [{before: 100%}]"),
         plan("strategy: {blueGreen: {preview: 5s, gate: {approvers: [\"group:payments\"]}, bake: 20s}}"),
@@ -164,6 +166,16 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
             passed,
             summary: "smoke".to_owned(),
         }),
+        // A report of another point means nothing.
+        hooks: draw.smoke.map(|passed| HookReport {
+            at: state
+                .phase
+                .hook_point()
+                .filter(|_| draw.ready > 0)
+                .unwrap_or(HookPoint::AfterRollback),
+            passed,
+            summary: "hooks".to_owned(),
+        }),
         restored: draw.restored,
         interference: None,
     };
@@ -193,6 +205,7 @@ fn facts(plan: &Plan, state: &State, draw: &Draw, commands: &[Command], now: Tim
     Facts {
         suspicion: None,
         unapplied: false,
+        unwatched: draw.gone.then(|| (ago(30), now)),
         world: (!draw.dark).then_some(world),
         reading,
         commands: commands.to_vec(),
@@ -240,7 +253,8 @@ fn way(phase: &Phase) -> u8 {
     match phase {
         Phase::Waiting => 0,
         Phase::Returning(..) => 2,
-        Phase::Done(_) => 3,
+        Phase::AfterHooks(_) => 3,
+        Phase::Done(_) => 4,
         _ => 1,
     }
 }
@@ -381,7 +395,9 @@ fn walks_reach_every_phase() {
         "Returned",
         "RolledBack",
         "Superseded",
+        "afterHooks",
         "analysing",
+        "beforeHooks",
         "gated",
         "handingOver",
         "preparing",

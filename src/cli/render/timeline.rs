@@ -175,6 +175,7 @@ impl Timeline {
                 }
                 _ => said(Tone::Plain, "start"),
             },
+            Event::HooksEnded => said(Tone::Plain, "hooks"),
             Event::Ready => said(Tone::Plain, "ready"),
             Event::SmokePassed => said(Tone::Plain, "smoke"),
             Event::GateOpened { .. } => said(Tone::Good, "gate"),
@@ -196,6 +197,7 @@ impl Timeline {
             Event::Paused { .. } => said(Tone::Warn, "paused"),
             Event::Resumed { .. } => said(Tone::Plain, "resumed"),
             Event::Refused { .. } => said(Tone::Warn, "refused"),
+            Event::WatchedAgain { .. } => said(Tone::Warn, "unseen"),
             Event::SignalsLost { .. } => said(Tone::Warn, "no data"),
             Event::SignalsBack => said(Tone::Plain, "data"),
             Event::WouldHave => said(Tone::Bad, "observe"),

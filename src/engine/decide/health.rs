@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Case, NONE_READY_GRACE, SMOKE_GRACE, STUCK_AFTER, Step, back, counted, step, whole};
+use super::{Case, HOOKS_GRACE, NONE_READY_GRACE, SMOKE_GRACE, STUCK_AFTER, Step, back, counted, step, whole};
 use crate::engine::desired::split_now;
 use crate::engine::facts::{NoData, Reading};
 use crate::engine::state::{Event, Outcome, Phase};
@@ -29,7 +29,7 @@ impl Case<'_> {
     }
 
     /// A bad canary is rolled back if users have met it, and rejected if none has.
-    fn bad(&self) -> Outcome {
+    pub(super) fn bad(&self) -> Outcome {
         if self.state.had_users {
             Outcome::RolledBack
         } else {
@@ -142,7 +142,7 @@ impl Case<'_> {
         let state = self.state;
         let watched = matches!(
             state.phase,
-            Phase::Analysing { .. } | Phase::Gated { .. } | Phase::Preparing { .. }
+            Phase::Analysing { .. } | Phase::Gated { .. } | Phase::BeforeHooks { .. } | Phase::Preparing { .. }
         ) && split_now(self.plan, state).reaches_canary();
         if !watched {
             return None;
@@ -214,6 +214,16 @@ impl Case<'_> {
         }
         let over = |limit: Span| spent >= limit.signed();
         match &state.phase {
+            Phase::BeforeHooks { .. } => {
+                let at = state.phase.hook_point()?;
+                let limit = plan.hooks_within(at).unwrap_or(Span::secs(0));
+                return over(Span(limit.0 + HOOKS_GRACE.0)).then(|| {
+                    back(
+                        self.unfinished(),
+                        format!("the hooks {at} gave no result within {limit}"),
+                    )
+                })?;
+            }
             Phase::Starting if over(plan.ready_within) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 return back(

@@ -29,6 +29,7 @@ impl Case<'_> {
                         "the new revision has been handed over already; `wade rollback` goes back to the one before"
                     }
                     Phase::Returning(..) => "the release is going back to stable already",
+                    Phase::AfterHooks(_) => "the release is over but for its hooks",
                     _ => "the release is over",
                 },
             );
@@ -166,9 +167,13 @@ impl Case<'_> {
             Phase::Preparing { .. } | Phase::Shifting { .. } => {
                 return Err("the next stage is just beginning; try again in a moment".to_owned());
             }
-            Phase::Waiting | Phase::Starting | Phase::Smoking => {
+            Phase::BeforeHooks { stage: Some(_) } => {
+                return Err("a hook has to end well before all traffic; `wade abort` goes back".to_owned());
+            }
+            Phase::Waiting | Phase::BeforeHooks { .. } | Phase::Starting | Phase::Smoking => {
                 return Err("the new revision has not passed its smoke tests yet; these are never skipped".to_owned());
             }
+            Phase::AfterHooks(_) => return Err("the release is over but for its hooks".to_owned()),
             Phase::HandingOver(_) => return Err("the new revision is being handed over already".to_owned()),
             Phase::Returning(..) | Phase::Done(_) => return Err("the release is going back to stable".to_owned()),
         };

@@ -5,14 +5,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Case, STUCK_AFTER, Step, back, counted, step, whole};
+use super::{Case, HOOKS_GRACE, STUCK_AFTER, Step, back, counted, step, whole};
 use crate::engine::desired::{instances, split_now};
-use crate::engine::facts::{Presence, Reading, SmokeReport, World};
+use crate::engine::facts::{HookReport, Presence, Reading, SmokeReport, World};
 use crate::engine::state::{Event, HandOver, Outcome, Phase, Proof, Return, TrafficOn};
 use crate::judge::Call;
 use crate::plan::{ALL_STABLE, Lane, Split, Stage, StageKind};
 use crate::spec::windows::WindowVerdict;
-use crate::spec::{Mode, OnUndecided, Outside};
+use crate::spec::{Mode, OnUndecided, Outside, Span};
 
 impl Case<'_> {
     pub(super) fn progress(&self) -> Option<Step> {
@@ -21,6 +21,14 @@ impl Case<'_> {
         }
         match &self.state.phase {
             Phase::Waiting => self.admit(),
+            Phase::BeforeHooks { .. } => {
+                let report = self.hooks()?;
+                if report.passed {
+                    step(Event::HooksEnded, report.summary.clone())
+                } else {
+                    back(self.bad(), report.summary.clone())
+                }
+            }
             Phase::Starting => {
                 let canary = &self.facts.world.as_ref()?.canary;
                 self.settled(canary, 0).then(|| {
@@ -60,11 +68,55 @@ impl Case<'_> {
                     )
                 })?
             }
-            Phase::Analysing { stage } => self.stage_over(*stage),
+            Phase::Analysing { stage } => self.unwatched().or_else(|| self.stage_over(*stage)),
             Phase::HandingOver(part) => self.hand_over(*part),
             Phase::Returning(part, _) => self.go_back(*part),
+            Phase::AfterHooks(outcome) => self.end_hooks(outcome),
             Phase::Done(_) => None,
         }
+    }
+
+    /// What ended a moment ago, once: the stage's own clock stands still for it.
+    fn unwatched(&self) -> Option<Step> {
+        let (from, until) = self.facts.unwatched?;
+        let state = self.state;
+        let news = until > state.since && state.watched_again.is_none_or(|before| before < until);
+        news.then(|| {
+            let missed = until.duration_since(from.max(state.since));
+            step(
+                Event::WatchedAgain { from, until },
+                format!(
+                    "nobody looked for {}; that time does not count for the stage",
+                    whole(missed)
+                ),
+            )
+        })?
+    }
+
+    /// How the hooks ended that run in this phase.
+    fn hooks(&self) -> Option<&HookReport> {
+        let report = self.facts.world.as_ref()?.hooks.as_ref()?;
+        (self.state.phase.hook_point() == Some(report.at)).then_some(report)
+    }
+
+    /// What follows an outcome changes nothing about it, and a hook that never ends does not keep the release open.
+    fn end_hooks(&self, outcome: &Outcome) -> Option<Step> {
+        let at = self.state.phase.hook_point()?;
+        let stays = format!("the outcome stays {}", outcome.label());
+        if let Some(report) = self.hooks() {
+            return match report.passed {
+                true => step(Event::HooksEnded, report.summary.clone()),
+                false => step(Event::HooksEnded, format!("{}; {stays}", report.summary)),
+            };
+        }
+        let limit = self.plan.hooks_within(at).unwrap_or(Span::secs(0));
+        let late = self.now.duration_since(self.state.since);
+        (late >= limit.signed() + HOOKS_GRACE.signed()).then(|| {
+            step(
+                Event::HooksEnded,
+                format!("the hooks {at} gave no result within {limit}; {stays}"),
+            )
+        })?
     }
 
     fn admit(&self) -> Option<Step> {

@@ -6,7 +6,7 @@ use super::{Case, IDLE_LOOK, NONE_READY_GRACE, counted};
 use crate::engine::facts::Reading;
 use crate::engine::state::Phase;
 use crate::plan::{Split, StageKind};
-use crate::spec::Span;
+use crate::spec::{HookPoint, Span};
 
 impl Case<'_> {
     pub(super) fn cadence(&self) -> SignedDuration {
@@ -14,6 +14,7 @@ impl Case<'_> {
         match self.state.phase {
             Phase::Waiting => SignedDuration::from_secs(30),
             Phase::Analysing { .. } | Phase::Preparing { .. } | Phase::Gated { .. } => look,
+            Phase::BeforeHooks { stage: Some(_) } => look.min(IDLE_LOOK),
             _ => IDLE_LOOK.min(look),
         }
     }
@@ -54,6 +55,16 @@ impl Case<'_> {
                 || ("beginning".to_owned(), None),
                 |(why, opens)| (format!("waiting: {why}"), opens),
             ),
+            Phase::BeforeHooks { .. } | Phase::AfterHooks(_) => {
+                let at = state.phase.hook_point();
+                let hooks: Vec<&str> = at
+                    .into_iter()
+                    .flat_map(|at| plan.hooks_at(at))
+                    .map(|hook| hook.name())
+                    .collect();
+                let words = at.map_or("", HookPoint::label);
+                (format!("hooks {words}: {}", hooks.join(", ")), None)
+            }
             Phase::Starting => {
                 let settle = self
                     .facts

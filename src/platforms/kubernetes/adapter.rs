@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use super::look::{Continuity, Look, ready_facts, restarts};
 use super::reach::Reach;
 use super::release::{Isolation, Release, RouteKind, ScalerKind};
-use super::{diagnosis, workload};
+use super::{diagnosis, digest, workload};
 use crate::apiserver::value::{is_ready, name, text};
 use crate::apiserver::view::View;
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, Patch, Selection};
@@ -183,15 +183,16 @@ impl KubernetesPlatform {
             none_ready_since: self.none_ready.look(none, now),
             restarts: pods.iter().map(|pod| restarts(pod)).sum(),
             drained: self.idle.lasted(DRAINED_AFTER, now),
-            diagnosis: look
-                .set
-                .as_ref()
-                .and_then(|set| diagnosis::diagnose(set, pods, &events, &self.logs, now))
-                // While the Deployment rolls, a pod that is leaving still counts; its controller tries again.
-                .map(|found| Diagnosis {
-                    fatal: found.fatal && !(look.was_given() && found.kind == diagnosis::QUOTA_EXCEEDED),
-                    ..found
-                }),
+            diagnosis: digest::wrong(&self.release.digests, pods).or_else(|| {
+                look.set
+                    .as_ref()
+                    .and_then(|set| diagnosis::diagnose(set, pods, &events, &self.logs, now))
+                    // While the Deployment rolls, a pod that is leaving still counts; its controller tries again.
+                    .map(|found| Diagnosis {
+                        fatal: found.fatal && !(look.was_given() && found.kind == diagnosis::QUOTA_EXCEEDED),
+                        ..found
+                    })
+            }),
         }
     }
 
@@ -400,6 +401,7 @@ impl Platform for KubernetesPlatform {
             restored: look.is_restored(),
             interference: look.interference(self.was_held),
             smoke: self.smoke.report(),
+            hooks: None,
             canary,
             stable,
             route,
@@ -460,6 +462,8 @@ impl Platform for KubernetesPlatform {
                 self.begin_smoke(&look);
                 Ok(())
             }
+            // They run beside the platform; see `hooking`.
+            Action::Hooks(_) => Ok(()),
             Action::Adopt => self.adopt(&look).await,
             Action::Retire => self.retire(&look).await,
             Action::RemoveCanary => self.remove_canary(&look).await,

@@ -13,11 +13,14 @@
 //!
 //! What this module does not do: decide. It observes ([`adapter`]), compares with what should hold and writes the
 //! difference. What to write is worked out by plain functions over JSON values: [`workload`] (Deployment, ReplicaSet and
-//! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words.
+//! what surrounds them), [`template`], [`isolation`], [`route`]; [`diagnosis`] puts what is wrong into words;
+//! [`hooks`] runs the author's own Jobs beside a release.
 
 pub mod adapter;
 pub mod budget;
 pub mod diagnosis;
+pub mod digest;
+pub mod hooks;
 pub mod isolation;
 mod look;
 pub mod managers;
@@ -46,6 +49,8 @@ pub const WRITE: &str = "wade.dev/write";
 pub const HOLD: &str = "wade.dev/hold";
 /// The policy in the API server that pauses such a Deployment when its template changes, by name.
 pub const HOLD_POLICY: &str = "wade-hold";
+/// The policy in the API server that lets only those write hooks who may make Jobs, by name.
+pub const HOOKS_POLICY: &str = "wade-hooks";
 /// On everything Wade writes while a release runs: the holder's epoch. A holder with a lower one stops.
 pub const EPOCH: &str = "wade.dev/epoch";
 /// On a Deployment that Wade has left paused because its template is somebody else's to put back: why.

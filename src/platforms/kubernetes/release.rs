@@ -51,6 +51,9 @@ pub struct Release {
     /// The Deployment's own rolling update ends the release, for want of room for both revisions at full size.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rolling: bool,
+    /// What the canary's containers must run, by container: the digests that were promoted elsewhere.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
     /// The manifest that was handed in, applied whole once its template serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Value>,

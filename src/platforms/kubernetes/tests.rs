@@ -134,6 +134,7 @@ impl Ground {
             port: Some(8080),
             template_owner: None,
             rolling: false,
+            digests: Default::default(),
             manifest: None,
         };
         Self::over(fake, release).await

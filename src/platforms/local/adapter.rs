@@ -105,6 +105,7 @@ impl Platform for LocalPlatform {
             },
             adopted,
             smoke: self.smoke.report(),
+            hooks: None,
             restored,
             interference: None,
         })
@@ -115,6 +116,8 @@ impl Platform for LocalPlatform {
         match action {
             // Processes do not roll by themselves.
             Action::Hold | Action::Restore => Ok(()),
+            // They run beside the platform; see `hooking`.
+            Action::Hooks(_) => Ok(()),
             Action::Canary { capacity } => {
                 let wanted = instances(*capacity, self.canary.full);
                 let running = Running {

@@ -46,8 +46,12 @@ fn every_field_is_read_and_what_is_written_as_json_reads_back_the_same() {
 #[test]
 fn the_full_file_uses_every_field_of_the_schema() {
     // Fields of other variants than the ones the full file chooses.
-    const ELSEWHERE: [&str; 28] = [
+    const ELSEWHERE: [&str; 32] = [
         "deployment",
+        "cronJob",
+        "imageFrom",
+        "requires",
+        "sameDigest",
         "secretRef",
         "use",
         "with",

@@ -107,6 +107,7 @@ pub(in crate::store) fn plan(rollout: &str) -> Plan {
             "open": [{"days": ["mon"], "from": "09:00", "to": "16:30", "zone": "Europe/Berlin"}],
         }))
         .expect("windows"),
+        hooks: Vec::new(),
         notify: Vec::new(),
     }
 }

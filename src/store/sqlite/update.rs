@@ -97,12 +97,14 @@ fn answers(event: &Event) -> Option<(u64, bool)> {
         } => Some((*command, false)),
         Event::Refused { command } => Some((*command, true)),
         Event::Admitted
+        | Event::HooksEnded
         | Event::Ready
         | Event::SmokePassed
         | Event::Prepared
         | Event::Shifted { .. }
         | Event::StageEnded { .. }
         | Event::AskedForProof
+        | Event::WatchedAgain { .. }
         | Event::SignalsLost { .. }
         | Event::SignalsBack
         | Event::WouldHave

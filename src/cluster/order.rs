@@ -1,0 +1,219 @@
+//! What has to be true elsewhere before a release begins here: other rollouts are through (`spec.after`), the same images
+//! have been promoted in another namespace (`spec.requires`).
+//!
+//! Both are looked at before anything is touched. What is under way may be waited for; what stands still is said.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::find::Found;
+use super::wait::unfinished;
+use super::{Cluster, told};
+use crate::apiserver::value::{flag, label, name};
+use crate::apiserver::{ApiServer, Kind, Selection};
+use crate::daemon::api::Problem;
+use crate::platforms::kubernetes::{HASH, digest, template};
+use crate::spec::{Requires, Rollout};
+use crate::store::configmap::ConfigMapStore;
+
+/// How a condition stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// It holds. With what the canary's containers have to run, if that is asked.
+    Holds(BTreeMap<String, String>),
+    /// Not yet, and something is under way that may make it hold; what, in one sentence.
+    UnderWay(String),
+    /// Not, and nothing will change that by itself; why, in one sentence.
+    Stands(String),
+}
+
+impl Cluster {
+    /// Whether a release of `template` by this rollout may begin, as far as others are concerned.
+    ///
+    /// # Errors
+    /// The others cannot be looked at.
+    pub(super) async fn order(&self, rollout: &Rollout, own: &str, template: &Value) -> Result<Order, Problem> {
+        for other in &rollout.spec.after {
+            match through(&self.api, other).await? {
+                Order::Holds(_) => {}
+                not => return Ok(not),
+            }
+        }
+        match &rollout.spec.requires {
+            Some(requires) => self.required(requires, own, template).await,
+            None => Ok(Order::Holds(BTreeMap::new())),
+        }
+    }
+
+    async fn required(&self, requires: &Requires, own: &str, template: &Value) -> Result<Order, Problem> {
+        let there = self.api.in_namespace(&requires.namespace);
+        let deployment = requires.deployment.as_deref().unwrap_or(own);
+        let place = format!("{}/{deployment}", requires.namespace);
+        match through(&there, deployment).await? {
+            Order::Holds(_) => {}
+            not => return Ok(not),
+        }
+        let object = there
+            .get(Kind::Deployment, deployment)
+            .await
+            .map_err(|error| told(&error))?;
+        let Some(object) = object else {
+            return Ok(Order::Stands(format!("there is no deployment {place}")));
+        };
+        let promoted = template::without_hash(&object["spec"]["template"]);
+        if !was_promoted(&ConfigMapStore::open(&there, deployment), &promoted).await? {
+            return Ok(Order::Stands(format!(
+                "what serves in {place} has not been promoted there by Wade; release it there first"
+            )));
+        }
+        if let Err(why) = same_images(template, &promoted, requires.same_digest) {
+            return Ok(Order::Stands(format!(
+                "{place} serves something else: {why}; release it there first"
+            )));
+        }
+        if !requires.same_digest {
+            return Ok(Order::Holds(BTreeMap::new()));
+        }
+        digests(&there, deployment, &place).await
+    }
+}
+
+/// Whether what was asked of this Deployment last serves.
+async fn through(api: &ApiServer, deployment: &str) -> Result<Order, Problem> {
+    let place = format!("{}/{deployment}", api.namespace());
+    let store = ConfigMapStore::open(api, deployment);
+    if let Some(running) = super::door::running(&store).await? {
+        return Ok(Order::UnderWay(format!(
+            "{place} is being released (release {}, {})",
+            running.key.number,
+            running.state.phase.label()
+        )));
+    }
+    let object = api
+        .get(Kind::Deployment, deployment)
+        .await
+        .map_err(|error| told(&error))?;
+    let Some(object) = object else {
+        return Ok(Order::Stands(format!(
+            "there is no deployment {place}, which has to be through first"
+        )));
+    };
+    let Some(what) = unfinished(&object) else {
+        return Ok(Order::Holds(BTreeMap::new()));
+    };
+    let id = template::hash(&template::without_hash(&object["spec"]["template"]));
+    let failed = store.quarantined(&id).await.map_err(Problem::unavailable)?;
+    Ok(match failed {
+        Some(failed) => Order::Stands(format!(
+            "what was asked of {place} last failed in release {} ({})",
+            failed.release, failed.reason
+        )),
+        None if flag(&object, "/spec/paused") => Order::UnderWay(format!("a change waits in {place}: {what}")),
+        None => Order::UnderWay(format!("{place} is rolling: {what}")),
+    })
+}
+
+async fn was_promoted(store: &ConfigMapStore, template: &Value) -> Result<bool, Problem> {
+    let id = template::hash(template);
+    let kept = store.releases().await.map_err(Problem::unavailable)?;
+    Ok(kept
+        .iter()
+        .any(|record| record.canary.id == id && record.state.outcome().is_some_and(crate::engine::Outcome::is_forward)))
+}
+
+/// Whether every container that both have is called the same: the whole reference, or, where digests are compared
+/// afterwards, what stands behind the name (registries may be mirrors of each other).
+fn same_images(here: &Value, there: &Value, by_digest: bool) -> Result<(), String> {
+    let theirs = template::images(there);
+    for image in template::images(here) {
+        let Some(other) = theirs.iter().find(|other| other.container == image.container) else {
+            return Err(format!("it has no container {}", image.container));
+        };
+        let same = if by_digest {
+            version(&image.image) == version(&other.image)
+        } else {
+            image.image == other.image
+        };
+        if !same {
+            return Err(format!(
+                "its container {} is {}, and this is {}",
+                image.container,
+                version(&other.image),
+                version(&image.image)
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The digest or the tag of an image; all of it if it has neither.
+fn version(image: &str) -> &str {
+    if let Some((_, digest)) = image.rsplit_once('@') {
+        return digest;
+    }
+    match image.rsplit_once(':') {
+        Some((_, tag)) if !tag.contains('/') => tag,
+        _ => image,
+    }
+}
+
+/// What the pods that serve there run.
+async fn digests(api: &ApiServer, deployment: &str, place: &str) -> Result<Order, Problem> {
+    let found = Found::read(api, deployment).await.map_err(|error| told(&error))?;
+    let Some(found) = found else {
+        return Ok(Order::Stands(format!("there is no deployment {place}")));
+    };
+    let stable = match found.stable() {
+        Ok(set) => label(set, HASH).unwrap_or_default().to_owned(),
+        Err(why) => return Ok(Order::Stands(why)),
+    };
+    let pods = Selection::labels(format!("{HASH}={stable}"));
+    let pods = api.list(Kind::Pod, &pods).await.map_err(|error| told(&error))?;
+    let mut all: BTreeMap<String, String> = BTreeMap::new();
+    for pod in &pods {
+        for (container, digest) in digest::running(pod) {
+            let first = all.entry(container.clone()).or_insert_with(|| digest.clone());
+            if *first != digest {
+                return Ok(Order::Stands(format!(
+                    "the pods of {place} run different images under one name in container {container} (pod {}); restart them there first",
+                    name(pod)
+                )));
+            }
+        }
+    }
+    if all.is_empty() {
+        return Ok(Order::UnderWay(format!(
+            "no pod of {place} says yet which image it runs"
+        )));
+    }
+    Ok(Order::Holds(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(image: &str) -> Value {
+        json!({"spec": {"containers": [{"name": "app", "image": image}]}})
+    }
+
+    #[test]
+    fn images_are_the_same_by_reference_or_by_what_stands_behind_the_name() {
+        let (here, mirror) = (of("prod.local:5000/shop:1.4"), of("stage.local:5000/shop:1.4"));
+        assert_eq!(same_images(&here, &here, false), Ok(()));
+        assert!(
+            same_images(&here, &mirror, false).is_err(),
+            "another registry may hold anything"
+        );
+        assert_eq!(same_images(&here, &mirror, true), Ok(()), "the digest tells");
+        let newer = same_images(&of("shop:1.5"), &of("shop:1.4"), true).expect_err("another version");
+        assert_eq!(newer, "its container app is 1.4, and this is 1.5");
+        let other = json!({"spec": {"containers": [{"name": "web", "image": "shop:1.4"}]}});
+        assert!(same_images(&here, &other, true).is_err());
+        assert_eq!(version("localhost:5000/shop"), "localhost:5000/shop");
+        assert_eq!(version("shop:1@sha256:ab"), "sha256:ab");
+    }
+}
