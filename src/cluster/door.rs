@@ -11,7 +11,6 @@ use super::admit::{Admission, Ask, admit, earlier_template, new_template};
 use super::check::{Check, outlook};
 use super::find::Found;
 use super::follower::Follower;
-use super::held::is_way_back;
 use super::order::Order;
 use super::probe::{Probe, probe};
 use super::rbac::{self, Lacking};
@@ -162,15 +161,7 @@ impl Cluster {
                     "say what to release: `wade deploy deployment/{name} --image IMAGE:TAG` (or --set-image, --env, --from-file, --held)"
                 ),
             )),
-            ReleaseTarget::File { .. } => {
-                let ask = self.options.ask.clone();
-                let undone = ask.held && lane == Lane::Normal && {
-                    let releases = store.releases().await.map_err(Problem::unavailable)?;
-                    let waits = template::hash(&template::without_hash(&found.deployment["spec"]["template"]));
-                    is_way_back(&releases, found, &waits)
-                };
-                Ok((ask, if undone { Lane::Rollback } else { lane }))
-            }
+            ReleaseTarget::File { .. } => Ok((self.options.ask.clone(), self.lane_of_held(found, store, lane).await?)),
             ReleaseTarget::Rollback { number: Some(number) } => {
                 let key = ReleaseKey {
                     rollout: name.to_owned(),

@@ -20,6 +20,7 @@ use crate::engine::Outcome;
 use crate::plan::Lane;
 use crate::platforms::kubernetes::template;
 use crate::store::ReleaseRecord;
+use crate::store::configmap::ConfigMapStore;
 
 /// A release that came back without a verdict is tried again after this, and then after twice as long each time.
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(2);
@@ -47,6 +48,22 @@ impl Cluster {
         // What the record takes for stable may have been replaced without Wade.
         let found = Found::read(&self.api, deployment).await.map_err(|error| told(&error))?;
         Ok(found.is_some_and(|found| is_way_back(&releases, &found, &waits)))
+    }
+
+    /// The lane of what is asked for: another one than `lane` if what waits in the Deployment is the way back.
+    pub(super) async fn lane_of_held(
+        &self,
+        found: &Found,
+        store: &ConfigMapStore,
+        lane: Lane,
+    ) -> Result<Lane, Problem> {
+        if !self.options.ask.held || lane != Lane::Normal {
+            return Ok(lane);
+        }
+        let releases = store.releases().await.map_err(Problem::unavailable)?;
+        let waits = template::hash(&template::without_hash(&found.deployment["spec"]["template"]));
+        let back = is_way_back(&releases, found, &waits);
+        Ok(if back { Lane::Rollback } else { lane })
     }
 
     /// Why the template that waits in the Deployment is not released as long as nobody says so by name.

@@ -174,15 +174,18 @@ pub fn apply(plan: &Plan, state: &State, event: &Event, at: Timestamp) -> Result
             next.since = (state.since + length).min(at);
             phase.clone()
         }
-        // A stage lasts as long as it is watched: time in which nobody would have gone back proves nothing.
-        (Phase::Analysing { .. }, Event::WatchedAgain { from, until })
-            if state.paused.is_none() && state.watched_again.is_none_or(|before| before < *until) =>
+        // A stage lasts as long as it is watched: time in which nobody would have gone back proves nothing, and what
+        // could not be seen to happen in it is not late.
+        (phase, Event::WatchedAgain { from, until })
+            if phase.is_timed_by_looks()
+                && state.paused.is_none()
+                && state.watched_again.is_none_or(|before| before < *until) =>
         {
             let missed = passed((*from).max(state.since), *until);
             next.waited += missed;
             next.since = (state.since + missed).min(at);
             next.watched_again = Some(*until);
-            state.phase.clone()
+            phase.clone()
         }
         (phase, Event::SignalsLost { kind }) if phase.stage().is_some() => {
             next.no_data = Some(NoDataSince { kind: *kind, since: at });

@@ -175,6 +175,14 @@ impl Phase {
         )
     }
 
+    /// Whether its time is that of looking: neither a person's, nor a job's, nor that of a way that is tried until it ends.
+    pub const fn is_timed_by_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Starting | Self::Smoking | Self::Preparing { .. } | Self::Shifting { .. } | Self::Analysing { .. }
+        )
+    }
+
     /// The point at which hooks run now, if they do.
     pub const fn hook_point(&self) -> Option<HookPoint> {
         match self {

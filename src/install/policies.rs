@@ -108,8 +108,8 @@ fn waits() -> &'static str {
 }
 
 /// A person lets it through, or Wade does, or the Deployment is let go of. A tool whose manifests say `paused: false`
-/// writes the same when it comes round, and means nothing by it (seen: a version that had been taken back rolled out
-/// three seconds later); it is known by not being one of the commands by which people write.
+/// writes the same when it comes round, and means nothing by it: a version that has been taken back would roll out. It is
+/// known by not being one of the commands by which people write.
 fn let_through() -> String {
     format!(
         "request.?options.?fieldManager.orValue('') in ['kubectl-rollout', 'kubectl-patch', 'kubectl-edit'] || \

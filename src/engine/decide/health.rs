@@ -20,7 +20,8 @@ impl Case<'_> {
         if self.state.phase == Phase::Waiting {
             return self.superseded().or_else(|| self.pause_over());
         }
-        self.superseded()
+        self.unwatched()
+            .or_else(|| self.superseded())
             .or_else(|| self.interfered())
             .or_else(|| self.broken())
             .or_else(|| self.failed())
@@ -213,6 +214,8 @@ impl Case<'_> {
             return self.pause_over();
         }
         let over = |limit: Span| spent >= limit.signed();
+        // What cannot be seen is not called late; the release's own limit holds all the same.
+        let seen = self.facts.world.is_some();
         match &state.phase {
             Phase::BeforeHooks { .. } => {
                 let at = state.phase.hook_point()?;
@@ -224,7 +227,7 @@ impl Case<'_> {
                     )
                 })?;
             }
-            Phase::Starting if over(plan.ready_within) && !self.is_just_seen() => {
+            Phase::Starting if seen && over(plan.ready_within) && !self.is_just_seen() => {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 return back(
                     self.unfinished(),
@@ -238,7 +241,9 @@ impl Case<'_> {
                 );
             }
             // A canary that is large enough and waits for doubts to end is not late: its policies have their own times.
-            Phase::Preparing { stage } if over(plan.ready_within) && !self.sized(*stage) && !self.is_just_seen() => {
+            Phase::Preparing { stage }
+                if seen && over(plan.ready_within) && !self.sized(*stage) && !self.is_just_seen() =>
+            {
                 let words = self.diagnosis().map(|d| format!(": {d}")).unwrap_or_default();
                 let share = plan.stages[*stage].capacity;
                 return back(
@@ -249,7 +254,7 @@ impl Case<'_> {
                     ),
                 );
             }
-            Phase::Shifting { .. } if spent >= plan.confirm_within.signed() * STUCK_AFTER => {
+            Phase::Shifting { .. } if seen && spent >= plan.confirm_within.signed() * STUCK_AFTER => {
                 return back(self.unfinished(), "the router did not take the weight");
             }
             Phase::Gated { stage } => {

@@ -68,7 +68,7 @@ impl Case<'_> {
                     )
                 })?
             }
-            Phase::Analysing { stage } => self.unwatched().or_else(|| self.stage_over(*stage)),
+            Phase::Analysing { stage } => self.stage_over(*stage),
             Phase::HandingOver(part) => self.hand_over(*part),
             Phase::Returning(part, _) => self.go_back(*part),
             Phase::AfterHooks(outcome) => self.end_hooks(outcome),
@@ -77,10 +77,11 @@ impl Case<'_> {
     }
 
     /// What ended a moment ago, once: the stage's own clock stands still for it.
-    fn unwatched(&self) -> Option<Step> {
+    pub(super) fn unwatched(&self) -> Option<Step> {
         let (from, until) = self.facts.unwatched?;
         let state = self.state;
-        let news = until > state.since && state.watched_again.is_none_or(|before| before < until);
+        let timed = state.phase.is_timed_by_looks() && state.paused.is_none();
+        let news = timed && until > state.since && state.watched_again.is_none_or(|before| before < until);
         news.then(|| {
             let missed = until.duration_since(from.max(state.since));
             step(
