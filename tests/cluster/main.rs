@@ -15,6 +15,8 @@ mod bad;
 mod baseline;
 mod broken;
 mod daemon;
+mod daemon_outages;
+mod daemon_scale;
 mod hands;
 mod harness;
 mod healthy;
