@@ -300,10 +300,11 @@ impl Fleet {
         }
     }
 
-    /// A Release object as it was answered: it counts at once.
-    pub fn answered(&self, ask: &At) {
+    /// A Release object as its status was written: it counts at once.
+    pub fn answered(&self, ask: &At, over: bool) {
         if let Some(known) = self.known().asks.get_mut(ask) {
             known.pending = false;
+            known.over |= over;
         }
     }
 

@@ -194,15 +194,19 @@ impl Operator {
             return;
         }
         let before = self.stands(&policy);
+        let mut asks = self.fleet.asks(at).into_iter();
+        let unfinished = asks.any(|(name, ask)| {
+            ask.number.is_some() && ask.number == before.release && !ask.over && !self.is_answered(at, &name)
+        });
         let same = before.observed_generation == i64::try_from(policy.generation).ok();
+        if before.phase.as_deref() == Some("Releasing") || unfinished {
+            // Whoever carried it did not come to say how it ended.
+            self.begin(at, "last release", false, |operator, at| async move {
+                operator.say_last(&at).await;
+            });
+            return;
+        }
         let phase = match before.phase.as_deref() {
-            Some("Releasing") => {
-                // Whoever carried it did not come to say how it ended.
-                self.begin(at, "last release", false, |operator, at| async move {
-                    operator.say_last(&at).await;
-                });
-                return;
-            }
             Some("Idle") if same => "Idle",
             Some("Refused") if same => "Refused",
             _ => {
@@ -227,6 +231,11 @@ impl Operator {
             Ok(Some(record)) => {
                 let standing = ReleaseStanding::of(&record);
                 if standing.outcome.is_some() {
+                    for (name, ask) in self.fleet.asks(at) {
+                        if ask.number == Some(standing.number) && !ask.over && !self.is_answered(at, &name) {
+                            self.show_release(at, &name, &standing.status(), Voice::Leader);
+                        }
+                    }
                     self.say(policy, "Idle", standing.message.clone(), Some(standing), Voice::Leader);
                 }
             }
@@ -341,7 +350,8 @@ impl Pen for OnServer {
 
     fn written(&self, target: &Of, status: &Value) {
         if target.kind == Kind::Release {
-            self.fleet.answered(&target.at);
+            let over = status.get("outcome").is_some_and(|outcome| !outcome.is_null());
+            self.fleet.answered(&target.at, over);
         } else {
             let there = without_null(status.clone()).to_string();
             self.fleet.wrote_status(&target.at, &there);

@@ -49,7 +49,13 @@ impl Operator {
                     "adopted: its changes become releases"
                 );
             }
-            Err(error) => self.trouble(at, "it cannot be adopted", &error),
+            Err(error) => {
+                self.trouble(at, "it cannot be adopted", &error);
+                for policy in self.fleet.policies(at) {
+                    let message = format!("deployment {} cannot be adopted yet: {error}", at.name);
+                    self.say(&policy, "Waiting", message, None, Voice::Leader);
+                }
+            }
         }
     }
 

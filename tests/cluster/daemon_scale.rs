@@ -88,21 +88,40 @@ async fn in_phase(space: &Space, phase: &str) -> usize {
     items.filter(|rollout| text(rollout, "/status/phase") == phase).count()
 }
 
-/// Memory in MiB: now, and the most there was.
-fn memory(daemon: &Daemon) -> (f64, f64) {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.step.pid())).expect("it runs");
-    let field = |name: &str| -> f64 {
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .expect("the kernel says it");
-        line.split_whitespace()
-            .next()
-            .and_then(|kib| kib.parse::<f64>().ok())
-            .expect("a number")
-            / 1024.0
-    };
-    (field("VmRSS:"), field("VmHWM:"))
+/// Memory in MiB.
+struct Memory {
+    now: f64,
+    most: f64,
+    /// What of it is its own; the rest is pages of the program's file, which a debug build has many of.
+    own: f64,
+}
+
+impl Memory {
+    fn of(daemon: &Daemon) -> Self {
+        let status = fs::read_to_string(format!("/proc/{}/status", daemon.step.pid())).expect("it runs");
+        let field = |name: &str| -> f64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let word = line.and_then(|line| line.split_whitespace().next());
+            word.and_then(|kib| kib.parse::<f64>().ok())
+                .expect("the kernel says it")
+                / 1024.0
+        };
+        Self {
+            now: field("VmRSS:"),
+            most: field("VmHWM:"),
+            own: field("RssAnon:"),
+        }
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.1} MiB ({:.1} its own, {:.1} at most)",
+            self.now, self.own, self.most
+        )
+    }
 }
 
 /// Seconds of CPU so far.
@@ -157,9 +176,9 @@ async fn soak_a_thousand_rollouts_at_rest() {
         (in_phase(&space, "Idle").await == IDLE).then_some(())
     })
     .await;
-    let (rss, most) = memory(&first);
+    let memory = Memory::of(&first);
     println!(
-        "FIGURE {IDLE} new Rollouts: leading after {:.1} s, all adopted and said {:.1} s later; {rss:.1} MiB now, {most:.1} at most; {:?}",
+        "FIGURE {IDLE} new Rollouts: leading after {:.1} s, all adopted and said {:.1} s later; {memory}; {:?}",
         seconds(begun, leads),
         seconds(leads, now()),
         asked(&first).await
@@ -176,18 +195,18 @@ async fn soak_a_thousand_rollouts_at_rest() {
     let daemon = Daemon::start(&space, &[]).await;
     daemon.leads().await;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let (start, _) = memory(&daemon);
+    let start = Memory::of(&daemon);
     let (before, used) = (asked(&daemon).await, cpu(&daemon));
     tokio::time::sleep(AT_REST).await;
     let (after, spent) = (asked(&daemon).await, cpu(&daemon) - used);
-    let (rss, most) = memory(&daemon);
+    let rest = Memory::of(&daemon);
     let more: BTreeMap<&str, f64> = after
         .iter()
         .map(|(kind, count)| (kind.as_str(), count - before.get(kind).copied().unwrap_or(0.0)))
         .filter(|(_, count)| *count > 0.0)
         .collect();
     println!(
-        "FIGURE {IDLE} Rollouts at rest: {start:.1} MiB at the start, {rss:.1} MiB after a minute, {most:.1} MiB at most; {spent:.2} s of CPU a minute; requests a minute {more:?}"
+        "FIGURE {IDLE} Rollouts at rest: {start} at the start, {rest} after a minute; {spent:.2} s of CPU a minute; requests a minute {more:?}"
     );
     let requests: f64 = more.values().sum();
     assert!(requests < 60.0, "only the Lease is renewed: {more:?}");
@@ -307,7 +326,7 @@ async fn soak_a_hundred_releases_decide_as_quickly_as_one() {
         .await;
     };
     all_in("Idle", BUSY).await;
-    let (rss, _) = memory(&daemon);
+    let idle = Memory::of(&daemon);
 
     let mut alone = Vec::new();
     for name in &names[..SAMPLES] {
@@ -332,14 +351,14 @@ async fn soak_a_hundred_releases_decide_as_quickly_as_one() {
     for name in names[SAMPLES..].iter().take(SAMPLES) {
         among.push(decision(&space, name).await);
     }
-    let (rss_busy, most) = memory(&daemon);
+    let busy = Memory::of(&daemon);
     let (one, many) = (median(alone.clone()), median(among.clone()));
     println!(
         "FIGURE alone, ms: {alone:.0?}\nFIGURE among {} releases, ms: {among:.0?}",
         BUSY - SAMPLES
     );
     println!(
-        "FIGURE decision after an abort: {one:.0} ms alone, {many:.0} ms among {}, ratio {:.2}; all began within {began:.1} s; {:.0} % of a core and {requests:.1} requests a second while they run; {rss:.1} MiB idle, {rss_busy:.1} MiB then, {most:.1} MiB at most",
+        "FIGURE decision after an abort: {one:.0} ms alone, {many:.0} ms among {}, ratio {:.2}; all began within {began:.1} s; {:.0} % of a core and {requests:.1} requests a second while they run; {idle} before, {busy} then",
         BUSY - SAMPLES,
         many / one,
         share * 100.0

@@ -201,6 +201,17 @@ impl Daemon {
 /// A Rollout object about the sample application, with this policy (what comes below `workload`); waits until the
 /// application has been opted in.
 pub(crate) async fn look_after(space: &Space, policy: &str) {
+    apply(space, policy).await;
+    eventually("the application is adopted", Duration::from_secs(60), || async {
+        let label = "jsonpath={.metadata.labels.wade\\.dev/hold}";
+        let said = space.kubectl(&["get", "deployment/app", "-o", label]).await;
+        (said == "true").then_some(())
+    })
+    .await;
+}
+
+/// The Rollout object alone.
+pub(crate) async fn apply(space: &Space, policy: &str) {
     let head = format!(
         "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {APP}, namespace: {}}}\nspec:\n  workload: {{deployment: {APP}}}",
         space.name
@@ -208,12 +219,6 @@ pub(crate) async fn look_after(space: &Space, policy: &str) {
     let words = ["apply", "-f", "-"];
     let applied = space.node.try_kubectl(&words, &format!("{head}{policy}")).await;
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-    eventually("the application is adopted", Duration::from_secs(30), || async {
-        let label = "jsonpath={.metadata.labels.wade\\.dev/hold}";
-        let said = space.kubectl(&["get", "deployment/app", "-o", label]).await;
-        (said == "true").then_some(())
-    })
-    .await;
 }
 
 /// What the Rollout object says of itself: `.status.FIELD`.
