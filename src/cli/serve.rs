@@ -34,7 +34,7 @@ use crate::telemetry::{Settings, Telemetry};
 const API_GRACE: Duration = Duration::from_secs(1);
 /// What is logged unless told otherwise. What kube says of each request that failed, Wade says with the object and the
 /// reason, and the same trouble only once.
-const LOG: &str = "info,kube_client=off";
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
 /// How often it is looked whether the socket is open.
 const OPENING_LOOK: Duration = Duration::from_millis(10);
 /// How long background work may take to end when the process does.

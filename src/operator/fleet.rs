@@ -166,7 +166,7 @@ impl Fleet {
                         known.dirty.insert(one.about());
                     }
                 }
-                known.put_policy(at, sketch);
+                known.put_policy(&at, sketch);
             }),
             follow(
                 api,
@@ -186,7 +186,7 @@ impl Fleet {
                     let about = known.policies.get(&about).map_or(about, PolicySketch::about);
                     known.dirty.insert(about);
                 }
-                known.put_ask(at, sketch);
+                known.put_ask(&at, sketch);
             }),
         ];
         Self { shared, tasks }
@@ -322,21 +322,21 @@ impl Drop for Fleet {
 }
 
 impl Known {
-    fn put_policy(&mut self, at: At, sketch: Option<PolicySketch>) {
+    fn put_policy(&mut self, at: &At, sketch: Option<PolicySketch>) {
         let now = sketch.as_ref().map(PolicySketch::about);
         let before = match sketch {
             Some(sketch) => self.policies.insert(at.clone(), sketch),
-            None => self.policies.remove(&at),
+            None => self.policies.remove(at),
         };
         let before = before.map(|before| before.about());
         move_name(&mut self.about, before, now, &at.name);
     }
 
-    fn put_ask(&mut self, at: At, sketch: Option<AskSketch>) {
+    fn put_ask(&mut self, at: &At, sketch: Option<AskSketch>) {
         let now = sketch.as_ref().map(|ask| at.beside(&ask.rollout));
         let before = match sketch {
             Some(sketch) => self.asks.insert(at.clone(), sketch),
-            None => self.asks.remove(&at),
+            None => self.asks.remove(at),
         };
         let before = before.map(|before| at.beside(&before.rollout));
         move_name(&mut self.asked_of, before, now, &at.name);

@@ -59,6 +59,7 @@ async fn a_release_outlives_a_minute_without_the_api_server() {
     look_after(&scene.space, LONGER).await;
     set_image(&scene.space, NEW).await;
     scene.reaches(20, LONG).await;
+    confirmed(&scene).await;
     let before = daemon.step.lines().len();
     let noticed = outage(&daemon, &wire).await;
     assert_eq!(scene.weight(), 20, "nothing forward is done blindly");
@@ -105,6 +106,7 @@ async fn soak_a_leader_that_is_cut_off_judges_nothing_twice() {
     look_after(&scene.space, LONGER).await;
     set_image(&scene.space, NEW).await;
     scene.reaches(20, LONG).await;
+    confirmed(&scene).await;
     let cut = now();
     let other = async {
         second.step.says("going on with what nobody carried", LONG).await;
@@ -127,6 +129,16 @@ async fn soak_a_leader_that_is_cut_off_judges_nothing_twice() {
     );
     scene.close(Expected::on(NEW)).await;
     drop((first, second));
+}
+
+/// Waits until the stage has begun: a router that is not seen to take its weight is gone back from, outage or not.
+async fn confirmed(scene: &Scene) {
+    let said = "jsonpath={.items[?(@.reason==\"StageBegan\")].message}";
+    eventually("the router's weight is confirmed", LONG, || async {
+        let events = scene.space.kubectl(&["get", "events", "-o", said]).await;
+        events.contains("20%").then_some(())
+    })
+    .await;
 }
 
 /// The canary's weight never falls, until the hand over gives its backend back.
@@ -196,6 +208,8 @@ async fn a_token_without_rights_is_told_what_it_lacks() {
         let said = daemon.step.lines().iter().filter(|line| named(&line.text)).count();
         assert_eq!(said, 1, "{resource} is named once a minute");
     }
+    let lines = daemon.step.lines().len();
+    assert!(lines <= 10, "{lines} lines about the same three rights");
     assert_eq!(daemon.probe("healthz").await.0, 200);
 
     // It may see, and have its turn.

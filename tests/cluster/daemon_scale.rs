@@ -26,7 +26,7 @@ const AT_REST: Duration = Duration::from_secs(60);
 /// Releases at once.
 const BUSY: usize = 100;
 /// How many of them are aborted, one after the other, to see how long a decision takes.
-const SAMPLES: usize = 10;
+const SAMPLES: usize = 5;
 /// Clock ticks of `/proc/PID/stat` a second: the kernel's own constant.
 const TICKS: f64 = 100.0;
 /// The daemon as the API server knows it.
@@ -253,13 +253,31 @@ async fn change(space: &Space, names: &[String]) {
     made.buffer_unordered(4).collect::<Vec<()>>().await;
 }
 
+/// Waits until the release of this Rollout runs.
+async fn begun(space: &Space, name: &str) {
+    let path = format!("{}/{name}", rollouts(space));
+    eventually(
+        &format!("the release of {name} runs"),
+        Duration::from_secs(300),
+        || async {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            let rollout = space.api.get(&path).await.ok()?;
+            (text(&rollout, "/status/phase") == "Releasing").then_some(())
+        },
+    )
+    .await;
+}
+
 /// Milliseconds from the moment in which an abort was written to the daemon's next write of that record: its decision.
 async fn decision(space: &Space, name: &str) -> f64 {
     let audit = Audit::start(&space.node);
     let about = format!("deployment/{name}");
     let words = ["abort", &about, "-n", &space.name, "--reason", "measured"];
-    let ended = Step::start(space, &words).ends(Duration::from_secs(60)).await;
-    assert_eq!(ended.code(), Some(0), "{}", ended.output());
+    // It is the decision that counts; the way back takes its time, and nobody's pods end here.
+    let step = Step::start(space, &words);
+    step.says("aborted by", Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    step.kill().await;
     let record = format!("wade-{name}");
     let requests = audit
         .requests(|request| {
@@ -331,16 +349,17 @@ async fn soak_a_hundred_releases_decide_as_quickly_as_one() {
     let mut alone = Vec::new();
     for name in &names[..SAMPLES] {
         change(&space, std::slice::from_ref(name)).await;
-        all_in("Releasing", 1).await;
+        begun(&space, name).await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         alone.push(decision(&space, name).await);
-        all_in("Releasing", 0).await;
     }
-    let begun = now();
+    let changed = now();
     // Those that were taken back are quarantined: the others are enough to be many.
     change(&space, &names[SAMPLES..]).await;
-    all_in("Releasing", BUSY - SAMPLES).await;
-    let began = seconds(begun, now());
+    stream::iter(&names[SAMPLES..])
+        .for_each_concurrent(4, |name| begun(&space, name))
+        .await;
+    let began = seconds(changed, now());
     tokio::time::sleep(Duration::from_secs(15)).await;
     let (used, since) = (cpu(&daemon), now());
     let before = asked(&daemon).await.values().sum::<f64>();
@@ -354,11 +373,11 @@ async fn soak_a_hundred_releases_decide_as_quickly_as_one() {
     let busy = Memory::of(&daemon);
     let (one, many) = (median(alone.clone()), median(among.clone()));
     println!(
-        "FIGURE alone, ms: {alone:.0?}\nFIGURE among {} releases, ms: {among:.0?}",
+        "FIGURE among a few releases, ms: {alone:.0?}\nFIGURE among {} releases, ms: {among:.0?}",
         BUSY - SAMPLES
     );
     println!(
-        "FIGURE decision after an abort: {one:.0} ms alone, {many:.0} ms among {}, ratio {:.2}; all began within {began:.1} s; {:.0} % of a core and {requests:.1} requests a second while they run; {idle} before, {busy} then",
+        "FIGURE decision after an abort: {one:.0} ms among a few releases, {many:.0} ms among {}, ratio {:.2}; all began within {began:.1} s; {:.0} % of a core and {requests:.1} requests a second while they run; {idle} before, {busy} then",
         BUSY - SAMPLES,
         many / one,
         share * 100.0
