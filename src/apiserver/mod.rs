@@ -44,8 +44,9 @@ use crate::clock::stopwatch;
 pub const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 /// As which field manager Wade writes.
 pub const MANAGER: &str = "wade";
-/// So many objects are listed at a time.
-const PAGE: u32 = 200;
+/// So many objects are listed at a time. A page is in memory whole, as a tree many times the size of its text, and what
+/// was once allocated is seldom given back: with 200 a daemon's memory was that of its first list.
+const PAGE: u32 = 50;
 /// The longest answer of a pod that is taken.
 const MOST_LOG: u32 = 16 * 1024;
 
@@ -544,14 +545,14 @@ impl ApiServer {
         watcher(api, config)
             .backoff(Again::default())
             .map_err(move |error| {
-                let fault = watch_fault(&error);
+                let (verb, fault) = watch_fault(&error);
                 if let Some(meter) = &meter {
                     meter.asked("watch", fault.word(), None);
                 }
                 ApiError {
-                    verb: "watch",
+                    verb,
                     what: kind.plural().to_owned(),
-                    needs: Some(("watch".to_owned(), kind.resource())),
+                    needs: Some((verb.to_owned(), kind.resource())),
                     fault,
                 }
             })
@@ -562,12 +563,12 @@ impl ApiServer {
                         None
                     }
                     Ok(watcher::Event::InitApply(object)) => {
-                        all.push(sketch(plain(kind, &object)));
+                        all.push(sketch(plain(kind, object)));
                         None
                     }
                     Ok(watcher::Event::InitDone) => Some(Ok(Seen::All(std::mem::take(&mut all)))),
-                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(sketch(plain(kind, &object))))),
-                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(sketch(plain(kind, &object))))),
+                    Ok(watcher::Event::Apply(object)) => Some(Ok(Seen::Object(sketch(plain(kind, object))))),
+                    Ok(watcher::Event::Delete(object)) => Some(Ok(Seen::Gone(sketch(plain(kind, object))))),
                     Err(error) => Some(Err(error)),
                 };
                 std::future::ready(seen)
@@ -654,8 +655,10 @@ fn parsed(text: &str) -> Result<Value, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::Invalid(format!("the answer is no JSON: {error}")))
 }
 
-fn plain(kind: Kind, object: &DynamicObject) -> Value {
-    let mut value = serde_json::to_value(object).unwrap_or_default();
+/// The object as it came; its parts are moved, not copied.
+fn plain(kind: Kind, object: DynamicObject) -> Value {
+    let mut value = object.data;
+    value["metadata"] = serde_json::to_value(object.metadata).unwrap_or_default();
     kind.stamp(&mut value);
     value
 }
@@ -668,13 +671,13 @@ fn fault_of(error: &kube::Error) -> Fault {
     }
 }
 
-fn watch_fault(error: &watcher::Error) -> Fault {
+/// Which of a watch's two requests failed, and how.
+fn watch_fault(error: &watcher::Error) -> (&'static str, Fault) {
     match error {
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => fault_of(error),
-        watcher::Error::WatchError(status) => Fault::of_status(status.code, &status.reason, &status.message),
-        watcher::Error::NoResourceVersion => Fault::Invalid("the answer has no resourceVersion".to_owned()),
+        watcher::Error::InitialListFailed(error) => ("list", fault_of(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => ("watch", fault_of(error)),
+        watcher::Error::WatchError(status) => ("watch", Fault::of_status(status.code, &status.reason, &status.message)),
+        watcher::Error::NoResourceVersion => ("list", Fault::Invalid("the answer has no resourceVersion".to_owned())),
     }
 }
 

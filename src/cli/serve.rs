@@ -32,6 +32,9 @@ use crate::telemetry::{Settings, Telemetry};
 
 /// How long callers that follow a release may keep the API open while the daemon stops.
 const API_GRACE: Duration = Duration::from_secs(1);
+/// What is logged unless told otherwise. What kube says of each request that failed, Wade says with the object and the
+/// reason, and the same trouble only once.
+const LOG: &str = "info,kube_client=off,kube_runtime=off";
 /// How often it is looked whether the socket is open.
 const OPENING_LOOK: Duration = Duration::from_millis(10);
 /// How long background work may take to end when the process does.
@@ -259,7 +262,7 @@ async fn opened(socket: &Path) {
 fn begin_log(format: Format) -> Result<(), Failure> {
     let words = std::env::var("WADE_LOG")
         .or_else(|_| std::env::var("RUST_LOG"))
-        .unwrap_or_else(|_| "info".to_owned());
+        .unwrap_or_else(|_| LOG.to_owned());
     let filter = EnvFilter::try_new(&words).map_err(|error| {
         Failure::usage(format!(
             "WADE_LOG or RUST_LOG is `{words}`: {error}; write something like `info` or `wade=debug`"

@@ -43,6 +43,7 @@ fn rollout() -> Value {
             ("Stable", ".status.stable", "string"),
             ("Canary", ".status.canary", "string"),
             ("Weight", ".status.weight", "string"),
+            ("Held", ".status.conditions[?(@.type==\"Held\")].status", "string"),
             AGE,
         ],
     )

@@ -15,7 +15,7 @@ pub struct RolloutStatus {
     /// The generation of the spec that this is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Idle`, `Invalid`, or the phase of the release that runs.
+    /// `Idle`, `Releasing`, `Waiting`, `Refused`, `Invalid` or `Missing`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The version that serves.
@@ -36,7 +36,7 @@ pub struct RolloutStatus {
     /// What it waits for, or what is wrong, in one sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// `Valid`, `Held`, `Releasing`, `Healthy`.
+    /// `Valid`, `Held` (a change waits behind a pause), `Releasing`, `Ready`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }

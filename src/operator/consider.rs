@@ -100,7 +100,7 @@ mod tests {
             uid: "u".to_owned(),
             generation: 1,
             deployment: Ok("app".to_owned()),
-            status: String::new(),
+            status: Box::default(),
             leaving: false,
         }
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::consider::HoldMode;
 use super::fleet::{At, PolicySketch};
-use super::{Operator, work};
+use super::{Operator, saying};
 use crate::api::Doors;
 use crate::apiserver::value::{number, text};
 use crate::cluster::Cluster;
@@ -106,13 +106,11 @@ struct Counter {
 
 impl Counter {
     fn policy(&self, name: &str) -> Result<PolicySketch, Problem> {
-        let found = self
-            .operator
-            .fleet
-            .all_policies()
-            .into_iter()
-            .find(|policy| policy.at.namespace == self.namespace && policy.at.name == name);
-        found.ok_or_else(|| Problem {
+        let at = At {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        };
+        self.operator.fleet.policy(&at).ok_or_else(|| Problem {
             kind: ProblemKind::NotFound,
             message: format!("there is no rollout {name} in namespace {}", self.namespace),
         })
@@ -186,7 +184,7 @@ impl Door for Counter {
         let (policy, cluster, about) = self.open(name, ask).await?;
         let started = cluster.release(&about.name, request).await?;
         if let Some(key) = started.release.clone() {
-            work::follow_begun(&self.operator, &about, policy, cluster, key);
+            saying::follow_begun(&self.operator, &about, policy, cluster, key);
         }
         Ok(started)
     }

@@ -5,14 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::grumble::Grumbler;
 use crate::apiserver::value::{annotation, count, flag, label, name, number, text, uid};
 use crate::apiserver::{ApiError, ApiServer, Kind, Seen, Selection};
+use crate::clock::stopwatch;
 use crate::crd;
 use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, WRITE, managers, template, workload};
 use crate::spec::Workload;
@@ -44,24 +47,25 @@ pub struct PolicySketch {
     /// The Deployment that it is about, or every fault of it.
     pub deployment: Result<String, String>,
     /// Its status as it stands there, so that nothing is written that stands there already.
-    pub status: String,
+    pub status: Box<str>,
     /// It is on its way out, and waits for Wade to let go.
     pub leaving: bool,
 }
 
-impl PolicySketch {
-    /// Whether it is about this Deployment.
-    fn is_about(&self, at: &At) -> bool {
-        let name = self.deployment.as_ref().unwrap_or(&self.at.name);
-        self.at.namespace == at.namespace && *name == at.name
+impl At {
+    /// Another object of the same namespace.
+    pub fn beside(&self, name: &str) -> Self {
+        Self {
+            namespace: self.namespace.clone(),
+            name: name.to_owned(),
+        }
     }
+}
 
+impl PolicySketch {
     /// The Deployment that it is about; one of its own name as long as it does not say.
     pub fn about(&self) -> At {
-        At {
-            namespace: self.at.namespace.clone(),
-            name: self.deployment.clone().unwrap_or_else(|_| self.at.name.clone()),
-        }
+        self.at.beside(self.deployment.as_ref().unwrap_or(&self.at.name))
     }
 }
 
@@ -121,11 +125,25 @@ struct Known {
     policies: BTreeMap<At, PolicySketch>,
     deployments: BTreeMap<At, DeploymentSketch>,
     asks: BTreeMap<At, AskSketch>,
+    /// Rollouts by the Deployment that they are about, and Release objects by their Rollout: names, since all of it is in
+    /// one namespace.
+    about: BTreeMap<At, BTreeSet<String>>,
+    asked_of: BTreeMap<At, BTreeSet<String>>,
     /// Deployments about which something has changed.
     dirty: BTreeSet<At>,
     synced: BTreeSet<Kind>,
-    trouble: BTreeMap<Kind, ApiError>,
+    trouble: BTreeMap<Kind, Broken>,
 }
+
+/// A watch that fails.
+struct Broken {
+    error: ApiError,
+    /// The last failure: a watch that is told nothing new does not say that it has been connected again.
+    last: Instant,
+}
+
+/// A watch that cannot be connected fails again within this: the pause between two tries and the time to connect.
+pub(super) const FAILS_WITHIN: Duration = Duration::from_secs(8);
 
 /// Label of a Release object that asks for nothing: it shows a release that somebody began in another way.
 pub const SHOWN: &str = "wade.dev/shown";
@@ -148,7 +166,7 @@ impl Fleet {
                         known.dirty.insert(one.about());
                     }
                 }
-                put(&mut known.policies, at, sketch);
+                known.put_policy(&at, sketch);
             }),
             follow(
                 api,
@@ -164,14 +182,11 @@ impl Fleet {
             ),
             follow(api, Kind::Release, ask, Arc::clone(&shared), |known, at, sketch| {
                 if let Some(sketch) = sketch.as_ref().filter(|sketch| sketch.pending) {
-                    let about = At {
-                        namespace: at.namespace.clone(),
-                        name: sketch.rollout.clone(),
-                    };
+                    let about = at.beside(&sketch.rollout);
                     let about = known.policies.get(&about).map_or(about, PolicySketch::about);
                     known.dirty.insert(about);
                 }
-                put(&mut known.asks, at, sketch);
+                known.put_ask(&at, sketch);
             }),
         ];
         Self { shared, tasks }
@@ -195,15 +210,16 @@ impl Fleet {
 
     /// What is wrong with a watch now.
     pub fn trouble(&self) -> Option<ApiError> {
-        self.known().trouble.values().next().cloned()
+        self.known().broken().map(|(_, error)| error.clone()).next()
     }
 
     /// How many watches are told everything, and how many are not.
     pub fn watches(&self) -> (usize, usize) {
         let known = self.known();
+        let failing: BTreeSet<Kind> = known.broken().map(|(kind, _)| kind).collect();
         let broken = WATCHED
             .iter()
-            .filter(|kind| known.trouble.contains_key(kind) || !known.synced.contains(kind))
+            .filter(|kind| failing.contains(kind) || !known.synced.contains(kind))
             .count();
         (WATCHED.len() - broken, broken)
     }
@@ -251,12 +267,12 @@ impl Fleet {
     /// Every Rollout about this Deployment, by name: there should be one.
     pub fn policies(&self, at: &At) -> Vec<PolicySketch> {
         let known = self.known();
-        known
-            .policies
-            .values()
-            .filter(|policy| policy.is_about(at))
-            .cloned()
-            .collect()
+        known.policies_about(at).cloned().collect()
+    }
+
+    /// The Rollout.
+    pub fn policy(&self, at: &At) -> Option<PolicySketch> {
+        self.known().policies.get(at).cloned()
     }
 
     /// Every Rollout with its Deployment.
@@ -267,23 +283,28 @@ impl Fleet {
     /// The Release objects about a Deployment, by name.
     pub fn asks(&self, at: &At) -> Vec<(String, AskSketch)> {
         let known = self.known();
-        let names: Vec<&str> = known
-            .policies
-            .values()
-            .filter(|policy| policy.is_about(at))
-            .map(|policy| policy.at.name.as_str())
-            .collect();
-        let about = known
-            .asks
-            .iter()
-            .filter(|(ask, sketch)| ask.namespace == at.namespace && names.contains(&sketch.rollout.as_str()));
-        about.map(|(ask, sketch)| (ask.name.clone(), sketch.clone())).collect()
+        let rollouts = known.policies_about(at).map(|policy| &policy.at);
+        let names = rollouts.filter_map(|rollout| known.asked_of.get(rollout)).flatten();
+        names
+            .filter_map(|name| {
+                let ask = known.asks.get(&at.beside(name))?;
+                Some((name.clone(), ask.clone()))
+            })
+            .collect()
     }
 
     /// A status as it was written: it counts at once.
     pub fn wrote_status(&self, policy: &At, status: &str) {
         if let Some(known) = self.known().policies.get_mut(policy) {
-            status.clone_into(&mut known.status);
+            known.status = status.into();
+        }
+    }
+
+    /// A Release object as its status was written: it counts at once.
+    pub fn answered(&self, ask: &At, over: bool) {
+        if let Some(known) = self.known().asks.get_mut(ask) {
+            known.pending = false;
+            known.over |= over;
         }
     }
 
@@ -297,6 +318,62 @@ impl Drop for Fleet {
         for task in &self.tasks {
             task.abort();
         }
+    }
+}
+
+impl Known {
+    fn put_policy(&mut self, at: &At, sketch: Option<PolicySketch>) {
+        let now = sketch.as_ref().map(PolicySketch::about);
+        let before = match sketch {
+            Some(sketch) => self.policies.insert(at.clone(), sketch),
+            None => self.policies.remove(at),
+        };
+        let before = before.map(|before| before.about());
+        move_name(&mut self.about, before, now, &at.name);
+    }
+
+    fn put_ask(&mut self, at: &At, sketch: Option<AskSketch>) {
+        let now = sketch.as_ref().map(|ask| at.beside(&ask.rollout));
+        let before = match sketch {
+            Some(sketch) => self.asks.insert(at.clone(), sketch),
+            None => self.asks.remove(at),
+        };
+        let before = before.map(|before| at.beside(&before.rollout));
+        move_name(&mut self.asked_of, before, now, &at.name);
+    }
+
+    fn policies_about(&self, at: &At) -> impl Iterator<Item = &PolicySketch> {
+        let names = self.about.get(at).into_iter().flatten();
+        let namespace = at.clone();
+        names.filter_map(move |name| self.policies.get(&namespace.beside(name)))
+    }
+
+    /// The watches that fail now, and why.
+    fn broken(&self) -> impl Iterator<Item = (Kind, &ApiError)> {
+        let failing = self
+            .trouble
+            .iter()
+            // What was never listed has not been connected again either.
+            .filter(|(kind, broken)| !self.synced.contains(kind) || broken.last.elapsed() < FAILS_WITHIN);
+        failing.map(|(kind, broken)| (*kind, &broken.error))
+    }
+}
+
+/// Keeps an index of names: taken from under `before`, put under `now`.
+fn move_name(index: &mut BTreeMap<At, BTreeSet<String>>, before: Option<At>, now: Option<At>, name: &str) {
+    if before == now {
+        return;
+    }
+    if let Some(before) = before
+        && let Some(names) = index.get_mut(&before)
+    {
+        names.remove(name);
+        if names.is_empty() {
+            index.remove(&before);
+        }
+    }
+    if let Some(now) = now {
+        index.entry(now).or_default().insert(name.to_owned());
     }
 }
 
@@ -324,6 +401,7 @@ fn follow<T: Send + 'static>(
     });
     tokio::spawn(async move {
         let mut stream = std::pin::pin!(stream);
+        let grumbler = Grumbler::default();
         let mut there: BTreeSet<At> = BTreeSet::new();
         while let Some(event) = stream.next().await {
             {
@@ -354,7 +432,11 @@ fn follow<T: Send + 'static>(
                         }
                     }
                     Err(error) => {
-                        known.trouble.insert(kind, error);
+                        if let Some(unsaid) = grumbler.may_say_of("watch", &error) {
+                            tracing::warn!(%error, unsaid, "a watch is broken; it is opened again and again");
+                        }
+                        let last = stopwatch();
+                        known.trouble.insert(kind, Broken { error, last });
                     }
                 }
             }
@@ -384,7 +466,7 @@ fn policy(object: &Value) -> PolicySketch {
         uid: uid(object).to_owned(),
         generation: number(object, "/metadata/generation").unwrap_or(0),
         deployment,
-        status: object.get("status").map(Value::to_string).unwrap_or_default(),
+        status: object.get("status").map(Value::to_string).unwrap_or_default().into(),
         leaving: object.pointer("/metadata/deletionTimestamp").is_some(),
     }
 }

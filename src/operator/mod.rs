@@ -6,33 +6,41 @@
 //! Lease, so either can go on with what the other began, at any moment.
 //!
 //! In reading order: [`fleet`] (what is watched, as small as it can be), [`consider`] (what is to be done about one
-//! Deployment: a plain function), [`work`] (doing it), [`status`] (what the objects say), [`leader`] (which of several
-//! daemons begins), [`desk`] (what the API asks), [`probes`] (whether it lives). It decides nothing about a release: the engine does.
+//! Deployment: a plain function), [`work`] (doing it), [`status`] (what the objects say), [`saying`] (when), [`writer`]
+//! (writing it, beside the work), [`leader`] (which of several daemons begins), [`desk`] (what the API asks), [`probes`] (whether it lives),
+//! [`grumble`] (what goes wrong, said once). It decides nothing about a release: the engine does.
 
 pub mod consider;
 pub mod desk;
 pub mod fleet;
+pub mod grumble;
 pub mod leader;
 pub mod probes;
+mod saying;
 pub mod status;
 mod work;
+pub mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::apiserver::{ApiError, ApiServer, Kind, Meter};
 use crate::clock::{Clock, stopwatch};
 use crate::cluster::Cluster;
+use crate::daemon::api::Problem;
 use crate::platforms::kubernetes::HOLD_POLICY;
 use crate::spec::targets::AllowedHosts;
 use crate::telemetry::Telemetry;
 use consider::{HoldMode, Looked, Memory, Next};
-use fleet::{At, Fleet};
+use fleet::{At, FAILS_WITHIN, Fleet};
+use grumble::Grumbler;
 use leader::Leadership;
+use writer::StatusWriter;
 
 /// How often the loop turns when nothing happens.
 const TURN: Duration = Duration::from_secs(1);
@@ -40,6 +48,12 @@ const TURN: Duration = Duration::from_secs(1);
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 /// A template that was refused is looked at again after this: what stood in its way may be gone.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// How soon what could not be done about a Deployment is tried again; each further pause is twice as long.
+const AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// The longest of these pauses: whoever gives a missing right waits no longer for it to be used.
+const AGAIN_WITHIN: Duration = Duration::from_secs(30);
+/// Small changes of Deployments (opting in and out, pauses) at once: at a start there may be a thousand.
+const SMALL_AT_ONCE: usize = 8;
 /// How long releases may take to be let go of when the process is asked to end.
 const LET_GO_WITHIN: Duration = Duration::from_secs(8);
 
@@ -67,8 +81,14 @@ pub struct Operator {
     settings: Settings,
     clock: Arc<dyn Clock>,
     telemetry: Arc<Telemetry>,
-    fleet: Fleet,
-    leads: AtomicBool,
+    fleet: Arc<Fleet>,
+    writer: StatusWriter,
+    grumbler: Grumbler,
+    /// Room for small changes.
+    small: Semaphore,
+    leads: Arc<AtomicBool>,
+    /// Why it could not be asked whose turn it is, and when.
+    no_turn: Mutex<Option<(ApiError, Instant)>>,
     mode: Mutex<HoldMode>,
     state: Mutex<State>,
     turned: Mutex<Instant>,
@@ -80,6 +100,15 @@ struct State {
     work: BTreeMap<At, BTreeMap<String, Work>>,
     /// Deployments whose release waits for others to end.
     waiting: BTreeSet<At>,
+    /// Deployments that something could not be done about.
+    again: BTreeMap<At, Again>,
+}
+
+/// Something that could not be done.
+struct Again {
+    /// Since when it waits to be tried again; `None` once that is under way.
+    since: Option<Instant>,
+    pause: Duration,
 }
 
 /// Something that is being done about a Deployment.
@@ -105,14 +134,21 @@ impl Operator {
         let metered = |api: ApiServer| api.metered(Arc::clone(&telemetry) as Arc<dyn Meter>);
         let (home, place) = (metered(home), metered(place));
         telemetry.leads(false);
+        let fleet = Arc::new(Fleet::start(&place));
+        let leads = Arc::new(AtomicBool::new(false));
+        let pen = saying::OnServer::new(place.clone(), Arc::clone(&fleet));
         Arc::new(Self {
-            fleet: Fleet::start(&place),
+            writer: StatusWriter::new(Box::new(pen), Arc::clone(&leads)),
+            grumbler: Grumbler::default(),
+            small: Semaphore::new(SMALL_AT_ONCE),
+            fleet,
+            no_turn: Mutex::default(),
             home,
             place,
             settings,
             telemetry,
             clock,
-            leads: AtomicBool::new(false),
+            leads,
             mode: Mutex::new(HoldMode::Paused),
             state: Mutex::default(),
             turned: Mutex::new(stopwatch()),
@@ -127,9 +163,7 @@ impl Operator {
             let acquired = async {
                 // One that does not see would begin nothing, and keep another from it.
                 self.fleet.synced().await;
-                leadership
-                    .acquire(|error| tracing::warn!(%error, "the Lease of the leader cannot be asked for"))
-                    .await
+                leadership.acquire(|error| self.has_no_turn(error)).await
             };
             let held = tokio::select! {
                 held = acquired => held,
@@ -176,7 +210,22 @@ impl Operator {
                 .unwrap_or_default();
             return Err(format!("not everything has been listed yet{why}"));
         }
-        self.fleet.trouble().map_or(Ok(()), |error| Err(error.to_string()))
+        if let Some(error) = self.fleet.trouble() {
+            return Err(error.to_string());
+        }
+        let no_turn = self.no_turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match no_turn.as_ref().filter(|(_, at)| at.elapsed() < FAILS_WITHIN) {
+            Some((error, _)) if !self.leads() => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// It cannot be told whose turn it is.
+    fn has_no_turn(&self, error: &ApiError) {
+        if let Some(unsaid) = self.grumbler.may_say_of("turn", error) {
+            tracing::warn!(%error, unsaid, "the Lease of the leader cannot be asked for");
+        }
+        *self.no_turn.lock().unwrap_or_else(PoisonError::into_inner) = Some((error.clone(), stopwatch()));
     }
 
     /// Whether the loop turns.
@@ -220,7 +269,7 @@ impl Operator {
     /// Puts what may have become possible by waiting back into the queue.
     fn look_again(&self) {
         let mut state = self.state();
-        let over: Vec<At> = state
+        let mut over: Vec<At> = state
             .looked
             .iter()
             .filter(|(_, (_, looked, at))| *looked == Looked::Refused && at.elapsed() >= REFUSED_FOR)
@@ -228,6 +277,12 @@ impl Operator {
             .collect();
         for at in &over {
             state.looked.remove(at);
+        }
+        for (at, again) in &mut state.again {
+            if again.since.is_some_and(|since| since.elapsed() >= again.pause) {
+                again.since = None;
+                over.push(at.clone());
+            }
         }
         drop(state);
         if !over.is_empty() {
@@ -239,16 +294,15 @@ impl Operator {
     fn look_at(self: &Arc<Self>, at: &At) {
         let policies = self.fleet.policies(at);
         for (name, ask) in self.fleet.asks(at) {
-            if ask.pending {
+            if ask.pending && !self.is_answered(at, &name) {
                 self.begin(at, &format!("release {name}"), true, |operator, at| async move {
                     operator.follow_ask(&at, &name).await;
                 });
             }
         }
         let Some(deployment) = self.fleet.deployment(at) else {
-            self.begin(at, "missing", false, |operator, at| async move {
-                operator.say_missing(&at).await;
-            });
+            self.state().again.remove(at);
+            self.say_missing(at);
             return;
         };
         let memory = self.memory(at);
@@ -258,9 +312,7 @@ impl Operator {
         match next {
             Next::Rest => {
                 if !memory.busy {
-                    self.begin(at, "status", false, |operator, at| async move {
-                        operator.say_resting(&at).await;
-                    });
+                    self.say_resting(at);
                 }
             }
             Next::Adopt => self.begin(
@@ -397,13 +449,27 @@ impl Operator {
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How others' changes are held here: by the policy, if it is installed.
-    async fn look_for_policy(&self) {
+    /// How others' changes are held here: by the policy, if it is installed. Until that is known the Deployments are kept
+    /// paused, and it is asked again.
+    async fn look_for_policy(self: &Arc<Self>) {
         if let Some(said) = self.settings.hold {
             *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = said;
-            return;
+        } else if !self.is_mode_known().await {
+            let operator = Arc::clone(self);
+            tokio::spawn(async move {
+                while operator.leads() {
+                    tokio::time::sleep(AGAIN_WITHIN).await;
+                    if operator.is_mode_known().await {
+                        operator.fleet.mark_all();
+                        break;
+                    }
+                }
+            });
         }
-        let mut mode = HoldMode::Paused;
+    }
+
+    async fn is_mode_known(&self) -> bool {
+        let (mut mode, mut known) = (HoldMode::Paused, true);
         // Which of the two a server knows depends on its version.
         for kind in [
             Kind::MutatingAdmissionPolicyBindingV1,
@@ -412,19 +478,51 @@ impl Operator {
             match self.home.get(kind, HOLD_POLICY).await {
                 Ok(Some(_)) => mode = HoldMode::Policy,
                 Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "it cannot be told whether the policy {HOLD_POLICY} is installed"),
+                Err(error) => {
+                    known = false;
+                    if let Some(unsaid) = self.grumbler.may_say_of("policy", &error) {
+                        tracing::warn!(%error, unsaid, "it cannot be told whether the policy {HOLD_POLICY} is installed");
+                    }
+                }
             }
         }
-        tracing::info!(?mode, "how changes by others are held");
+        known |= mode == HoldMode::Policy;
+        tracing::info!(?mode, known, "how changes by others are held");
         *self.mode.lock().unwrap_or_else(PoisonError::into_inner) = mode;
+        known
+    }
+
+    /// Something could not be done about a Deployment: it is said, and tried again in a while.
+    fn trouble(&self, at: &At, what: &str, error: &ApiError) {
+        self.grumble(at, what, error);
+        let mut state = self.state();
+        let again = state.again.entry(at.clone()).or_insert(Again {
+            since: None,
+            pause: AGAIN_AFTER / 2,
+        });
+        again.pause = (again.pause * 2).min(AGAIN_WITHIN);
+        again.since = Some(stopwatch());
+    }
+
+    fn grumble(&self, at: &At, what: &str, error: &ApiError) {
+        if let Some(unsaid) = self.grumbler.may_say_of(what, error) {
+            tracing::warn!(namespace = at.namespace, deployment = at.name, %error, unsaid, "{what}");
+        }
+    }
+
+    /// What could not be done about it is done.
+    fn no_trouble(&self, at: &At) {
+        self.state().again.remove(at);
+    }
+
+    /// As [`Self::trouble`], of work that tries again by itself.
+    fn complain(&self, at: &At, what: &str, problem: &Problem) {
+        if let Some(unsaid) = self.grumbler.may_say(&format!("{what} {at} {:?}", problem.kind)) {
+            tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, unsaid, "{what}");
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What went wrong with an object, as one line of the log.
-fn trouble(at: &At, what: &str, error: &ApiError) {
-    tracing::warn!(namespace = at.namespace, deployment = at.name, %error, "{what}");
 }

@@ -1,67 +1,85 @@
 //! Doing what is to be done about one Deployment: opting it in and out, releasing what waits, going on with what a dead
-//! run left, and saying what goes on in the objects' own status.
+//! run left.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::SemaphorePermit;
 
+use super::Operator;
 use super::consider::{HoldMode, Looked};
-use super::fleet::{At, PolicySketch, SHOWN};
-use super::status::{ReleaseStanding, Standing};
-use super::{Operator, trouble};
+use super::fleet::{At, PolicySketch};
+use super::writer::Voice;
 use crate::apiserver::value::{annotation, flag, label, resource_version, text};
 use crate::apiserver::{ApiServer, Kind, Patch};
 use crate::cluster::admit::Ask;
 use crate::cluster::{Cluster, Options};
-use crate::controller::Notice;
-use crate::crd;
-use crate::crd::release::{ReleaseSpec, Target};
+use crate::crd::release::ReleaseSpec;
+use crate::crd::{self, ReleaseStatus};
 use crate::daemon::api::{Problem, ProblemKind, ReleaseRequest, Started};
 use crate::daemon::client::Door;
-use crate::engine::{Actor, apply};
+use crate::engine::Actor;
 use crate::platforms::kubernetes::{HOLD, LEFT_PAUSED, RELEASE, template};
-use crate::store::{ReleaseKey, ReleaseRecord};
 
 /// How often it is looked whether whoever carries a release still lives.
 const LOOK: Duration = Duration::from_secs(1);
 /// How soon what could not be done for want of an answer is tried again.
-const AGAIN: Duration = Duration::from_secs(3);
+pub(super) const AGAIN: Duration = Duration::from_secs(3);
 
 impl Operator {
-    fn api(&self, at: &At) -> ApiServer {
+    pub(super) fn api(&self, at: &At) -> ApiServer {
         self.place.in_namespace(&at.namespace)
     }
 
     /// From now on only a release puts its template into force; no pod is touched.
     pub(super) async fn adopt(self: Arc<Self>, at: &At) {
+        let _room = self.room().await;
         let patch = Patch::Merge(json!({ "metadata": { "labels": { HOLD: "true" } } }));
         match self.api(at).patch(Kind::Deployment, &at.name, &patch).await {
-            Ok(_) => tracing::info!(
-                namespace = at.namespace,
-                deployment = at.name,
-                "adopted: its changes become releases"
-            ),
-            Err(error) => trouble(at, "it cannot be adopted", &error),
+            Ok(_) => {
+                self.no_trouble(at);
+                tracing::info!(
+                    namespace = at.namespace,
+                    deployment = at.name,
+                    "adopted: its changes become releases"
+                );
+            }
+            Err(error) => {
+                self.trouble(at, "it cannot be adopted", &error);
+                for policy in self.fleet.policies(at) {
+                    let message = format!("deployment {} cannot be adopted yet: {error}", at.name);
+                    self.say(&policy, "Waiting", message, None, Voice::Leader);
+                }
+            }
         }
+    }
+
+    /// Waits until a small change may be made.
+    async fn room(&self) -> SemaphorePermit<'_> {
+        self.small.acquire().await.expect("it is never closed")
     }
 
     /// The Deployment is nobody's but its owner's again.
     pub(super) async fn disown(self: Arc<Self>, at: &At) {
+        let _room = self.room().await;
         let api = self.api(at);
         let deployment = match api.get(Kind::Deployment, &at.name).await {
             Ok(Some(deployment)) => deployment,
             Ok(None) => return,
-            Err(error) => return trouble(at, "it cannot be let go of", &error),
+            Err(error) => return self.trouble(at, "it cannot be let go of", &error),
         };
         if let Some(patch) = let_go(&deployment) {
             match api.patch(Kind::Deployment, &at.name, &patch).await {
-                Ok(_) => tracing::info!(
-                    namespace = at.namespace,
-                    deployment = at.name,
-                    "let go of: there is no Rollout about it any more"
-                ),
-                Err(error) => trouble(at, "it cannot be let go of", &error),
+                Ok(_) => {
+                    self.no_trouble(at);
+                    tracing::info!(
+                        namespace = at.namespace,
+                        deployment = at.name,
+                        "let go of: there is no Rollout about it any more"
+                    );
+                }
+                Err(error) => self.trouble(at, "it cannot be let go of", &error),
             }
         }
     }
@@ -77,12 +95,13 @@ impl Operator {
     }
 
     async fn set_paused(&self, at: &At, paused: bool) {
+        let _room = self.room().await;
         let api = self.api(at);
         let seen = self.fleet.deployment(at);
         let deployment = match api.get(Kind::Deployment, &at.name).await {
             Ok(Some(deployment)) => deployment,
             Ok(None) => return,
-            Err(error) => return trouble(at, "it cannot be looked at", &error),
+            Err(error) => return self.trouble(at, "it cannot be looked at", &error),
         };
         let same = template::hash(&template::without_hash(&deployment["spec"]["template"]));
         if annotation(&deployment, RELEASE).is_some() || seen.is_none_or(|seen| seen.template != same) {
@@ -102,8 +121,8 @@ impl Operator {
         }
         let patch = Patch::Json(Value::Array(changes));
         match api.patch(Kind::Deployment, &at.name, &patch).await {
-            Err(error) if !error.is_conflict() => trouble(at, "its pause cannot be changed", &error),
-            _ => {}
+            Err(error) if !error.is_conflict() => self.trouble(at, "its pause cannot be changed", &error),
+            _ => self.no_trouble(at),
         }
     }
 
@@ -141,18 +160,23 @@ impl Operator {
             }
             Ok((_, started)) => {
                 self.remember(at, &seen.template, Looked::Serves);
-                self.say(&policy, "Idle", format!("{} serves", started.canary), None)
-                    .await;
+                self.say(
+                    &policy,
+                    "Idle",
+                    format!("{} serves", started.canary),
+                    None,
+                    Voice::Leader,
+                );
             }
             Err(problem) if problem.kind == ProblemKind::Unavailable => {
-                tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "the release cannot begin yet");
-                self.say(&policy, "Waiting", problem.message, None).await;
+                self.complain(at, "the release cannot begin yet", &problem);
+                self.say(&policy, "Waiting", problem.message, None, Voice::Leader);
                 tokio::time::sleep(AGAIN).await;
             }
             Err(problem) => {
                 tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "refused");
                 self.remember(at, &seen.template, Looked::Refused);
-                self.say(&policy, "Refused", problem.message, None).await;
+                self.say(&policy, "Refused", problem.message, None, Voice::Leader);
             }
         }
     }
@@ -165,10 +189,11 @@ impl Operator {
             return;
         };
         let object = match api.get(Kind::Release, ask).await {
-            Ok(Some(object)) => object,
-            Ok(None) => return,
+            // It may have been answered in a moment that the watch has not told of yet.
+            Ok(Some(object)) if text(&object, "/status/phase").is_empty() => object,
+            Ok(_) => return,
             Err(error) => {
-                trouble(at, "what is asked for cannot be read", &error);
+                self.trouble(at, "what is asked for cannot be read", &error);
                 return tokio::time::sleep(AGAIN).await;
             }
         };
@@ -188,19 +213,30 @@ impl Operator {
             Ok((cluster, started)) => match started.release.clone() {
                 Some(key) => self.follow(at, &policy, &cluster, key, Some((ask, &started))).await,
                 None => {
-                    let status = json!({ "phase": "unchanged", "canary": started.canary, "stable": started.stable,
-                        "message": started.found.join("; ") });
-                    self.put_status(at, Kind::Release, ask, &status).await;
+                    let status = ReleaseStatus {
+                        phase: Some("unchanged".to_owned()),
+                        canary: Some(started.canary),
+                        stable: started.stable,
+                        message: Some(started.found.join("; ")),
+                        ..ReleaseStatus::default()
+                    };
+                    self.show_release(at, ask, &status, Voice::Leader);
                 }
             },
             Err(problem) if problem.kind == ProblemKind::Unavailable => {
-                tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "the release cannot begin yet");
+                self.complain(at, "the release cannot begin yet", &problem);
                 tokio::time::sleep(AGAIN).await;
             }
             Err(problem) => {
-                let kind = serde_json::to_value(problem.kind).unwrap_or_default();
-                let status = json!({ "phase": "refused", "problem": kind, "message": problem.message });
-                self.put_status(at, Kind::Release, ask, &status).await;
+                let status = ReleaseStatus {
+                    phase: Some("refused".to_owned()),
+                    problem: serde_json::to_value(problem.kind)
+                        .ok()
+                        .and_then(|kind| Some(kind.as_str()?.to_owned())),
+                    message: Some(problem.message),
+                    ..ReleaseStatus::default()
+                };
+                self.show_release(at, ask, &status, Voice::Leader);
             }
         }
     }
@@ -223,7 +259,7 @@ impl Operator {
         let cluster = match cluster {
             Ok(cluster) => cluster,
             Err(problem) => {
-                tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "what a dead run left cannot be looked at");
+                self.complain(at, "what a dead run left cannot be looked at", &problem);
                 return tokio::time::sleep(AGAIN).await;
             }
         };
@@ -251,135 +287,13 @@ impl Operator {
                 }
                 Ok(None) => tokio::time::sleep(LOOK).await,
                 Err(problem) => {
-                    tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "what a dead run left cannot be taken up");
+                    self.complain(at, "what a dead run left cannot be taken up", &problem);
                     tokio::time::sleep(AGAIN).await;
                 }
             }
         }
-    }
-
-    /// Says in the objects how a release goes, to its end.
-    async fn follow(
-        &self,
-        at: &At,
-        policy: &PolicySketch,
-        cluster: &Arc<Cluster>,
-        key: ReleaseKey,
-        ask: Option<(&str, &Started)>,
-    ) {
-        let mut record = match cluster.record(&key).await {
-            Ok(record) => record,
-            Err(problem) => {
-                tracing::warn!(namespace = at.namespace, release = %key, error = %problem, "its record cannot be read");
-                let _ = cluster.finished().await;
-                return;
-            }
-        };
-        let shown = match ask {
-            Some((name, _)) => name.to_owned(),
-            None => self.show(at, policy, &record).await,
-        };
-        let words = ask.map(|(_, started)| json!({ "found": started.found, "plan": started.plan }));
-        let first = record.history.last().map_or(1, |entry| entry.number + 1);
-        let mut told: Option<ReleaseStanding> = None;
-        let mut notices = cluster.events(&key, first).await.ok();
-        loop {
-            let standing = ReleaseStanding::of(&record);
-            let news = told.as_ref().is_none_or(|told| {
-                (told.phase, &told.weight, told.outcome) != (standing.phase, &standing.weight, standing.outcome)
-            });
-            if news {
-                let mut status = standing.object();
-                if let Some(words) = &words {
-                    status["found"] = words["found"].clone();
-                    status["plan"] = words["plan"].clone();
-                }
-                self.put_status(at, Kind::Release, &shown, &status).await;
-                let phase = if standing.outcome.is_some() {
-                    "Idle"
-                } else {
-                    "Releasing"
-                };
-                self.say(policy, phase, standing.message.clone(), Some(standing.clone()))
-                    .await;
-                told = Some(standing);
-            }
-            let Some(following) = &mut notices else { break };
-            match following.next().await {
-                Ok(Some(Notice::Entry { entry, .. })) => {
-                    if let Ok(state) = apply(&record.plan, &record.state, &entry.event, entry.at) {
-                        record.state = state;
-                    }
-                    record.history.push(entry);
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => notices = None,
-            }
-        }
-        for late in cluster.finished().await {
-            tracing::warn!(namespace = at.namespace, release = %key, "{late}");
-        }
-        if let Ok(record) = cluster.record(&key).await {
-            let standing = ReleaseStanding::of(&record);
-            self.put_status(at, Kind::Release, &shown, &standing.object()).await;
-            if let Some(outcome) = standing.outcome {
-                tracing::info!(
-                    namespace = at.namespace,
-                    deployment = at.name,
-                    release = key.number,
-                    outcome,
-                    "{}",
-                    standing.message
-                );
-                self.say(policy, "Idle", standing.message.clone(), Some(standing)).await;
-            }
-        }
-    }
-
-    /// An object that shows a release which nobody asked for by one; its name.
-    async fn show(&self, at: &At, policy: &PolicySketch, record: &ReleaseRecord) -> String {
-        let shown = format!("{}-{}", at.name, record.key.number);
-        let object = json!({
-            "apiVersion": Kind::Release.api_version(), "kind": Kind::Release.name(),
-            "metadata": {
-                "name": shown,
-                "labels": { SHOWN: "true" },
-                "ownerReferences": [{ "apiVersion": Kind::Rollout.api_version(), "kind": Kind::Rollout.name(),
-                    "name": policy.at.name, "uid": policy.uid }],
-            },
-            "spec": ReleaseSpec {
-                rollout: policy.at.name.clone(),
-                by: record.by.user.clone(),
-                reason: record.reason.clone(),
-                target: Target::Held,
-                ..ReleaseSpec::default()
-            },
-        });
-        match self.api(at).create(Kind::Release, &object).await {
-            Ok(_) => {}
-            Err(error) if matches!(error.fault, crate::apiserver::Fault::Exists) => {}
-            Err(error) => trouble(at, "the release cannot be shown as an object", &error),
-        }
-        self.forget_old(at, policy).await;
-        shown
-    }
-
-    /// Release objects beyond those that the record keeps too.
-    async fn forget_old(&self, at: &At, policy: &PolicySketch) {
-        let mut over: Vec<(u64, String)> = self
-            .fleet
-            .asks(at)
-            .into_iter()
-            .filter(|(_, ask)| ask.over && ask.rollout == policy.at.name)
-            .filter_map(|(name, ask)| Some((ask.number?, name)))
-            .collect();
-        over.sort();
-        let most = crate::store::shared::DEFAULT_KEPT_RELEASES as usize;
-        let old = over.len().saturating_sub(most);
-        for (_, name) in over.into_iter().take(old) {
-            // One that cannot be removed now is tried again with the next release.
-            let _ = self.api(at).delete(Kind::Release, &name, None).await;
-        }
+        // Somebody else has brought it to its end.
+        self.say_last(at).await;
     }
 
     /// The cluster as a release by this policy sees it.
@@ -410,98 +324,6 @@ impl Operator {
             ..Options::default()
         }
     }
-
-    /// Nothing runs: what there is to say is what is wrong with the Rollout, or that all is well.
-    pub(super) async fn say_resting(self: Arc<Self>, at: &At) {
-        let policies = self.fleet.policies(at);
-        if let [one, another, ..] = policies.as_slice() {
-            for policy in &policies {
-                let other = if policy.at == one.at { another } else { one };
-                let message = format!(
-                    "rollout {} is about the same deployment {}; remove one of them",
-                    other.at.name, at.name
-                );
-                self.say(policy, "Invalid", message, None).await;
-            }
-            return;
-        }
-        let Some(policy) = policies.into_iter().next() else {
-            return;
-        };
-        match &policy.deployment {
-            Err(faults) => self.say(&policy, "Invalid", faults.clone(), None).await,
-            Ok(_) => {
-                let before: Value = serde_json::from_str(&policy.status).unwrap_or_default();
-                let generation = crate::apiserver::value::number(&before, "/observedGeneration");
-                let settled = matches!(text(&before, "/phase"), "Idle" | "Refused" | "Releasing");
-                if settled && generation == Some(policy.generation) {
-                    return;
-                }
-                let message = format!("deployment {} is looked after", at.name);
-                self.say(&policy, "Idle", message, None).await;
-            }
-        }
-    }
-
-    /// The Deployment is not there.
-    pub(super) async fn say_missing(self: Arc<Self>, at: &At) {
-        for policy in self.fleet.policies(at) {
-            let (phase, message) = match &policy.deployment {
-                Ok(name) => (
-                    "Missing",
-                    format!(
-                        "there is no deployment {name} in namespace {}; create it with `kubectl apply`",
-                        at.namespace
-                    ),
-                ),
-                Err(faults) => ("Invalid", faults.clone()),
-            };
-            self.say(&policy, phase, message, None).await;
-        }
-    }
-
-    async fn say(&self, policy: &PolicySketch, phase: &'static str, message: String, release: Option<ReleaseStanding>) {
-        // The newest sketch: what stands there may be our own last word.
-        let policies = self.fleet.policies(&policy.about());
-        let Some(policy) = policies.iter().find(|one| one.at == policy.at) else {
-            return;
-        };
-        let standing = Standing {
-            phase,
-            message,
-            release,
-        };
-        if let Some(status) = standing.object(policy, self.clock.now()) {
-            self.put_status(&policy.at, Kind::Rollout, &policy.at.name, &status)
-                .await;
-            self.fleet.wrote_status(&policy.at, &status.to_string());
-        }
-    }
-
-    async fn put_status(&self, at: &At, kind: Kind, name: &str, status: &Value) {
-        let patch = Patch::Merge(json!({ "status": status }));
-        match self.api(at).patch_at(kind, name, Some("status"), &patch).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => trouble(at, "a status cannot be written", &error),
-        }
-    }
-}
-
-/// Says in the objects how a release goes that was begun through the API.
-pub(super) fn follow_begun(
-    operator: &Arc<Operator>,
-    at: &At,
-    policy: PolicySketch,
-    cluster: Arc<Cluster>,
-    key: ReleaseKey,
-) {
-    let what = format!("api {}", key.number);
-    let working = what.clone();
-    operator.begin(at, &what, true, move |operator, at| async move {
-        operator.works_through(&at, &working, &cluster);
-        operator.follow(&at, &policy, &cluster, key, None).await;
-    });
 }
 
 /// What lets a Deployment go: the label, and the pause if it is Wade's and nothing waits behind it.

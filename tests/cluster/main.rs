@@ -16,6 +16,8 @@ mod bad;
 mod baseline;
 mod broken;
 mod daemon;
+mod daemon_outages;
+mod daemon_scale;
 mod gitops;
 mod hands;
 mod harness;

@@ -13,6 +13,7 @@ pub(crate) mod space;
 pub(crate) mod step;
 pub(crate) mod targets;
 pub(crate) mod trial;
+pub(crate) mod wire;
 
 use std::time::Duration;
 

@@ -20,6 +20,8 @@ const POLICIES_WITHIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) step: Step,
+    /// Where its probes are, as a URL.
+    probes: String,
 }
 
 /// One at a time: the definitions are the whole node's.
@@ -122,6 +124,11 @@ impl Daemon {
     /// A daemon that looks after this namespace alone and has its leader's Lease there, so that tests do not meet.
     pub(crate) async fn start(space: &Space, more: &[&str]) -> Self {
         let kubeconfig = installed(space).await;
+        Self::start_as(space, &kubeconfig, more).await
+    }
+
+    /// As [`Self::start`], as somebody; [`installed`] must have been asked for.
+    pub(crate) async fn start_as(space: &Space, kubeconfig: &Path, more: &[&str]) -> Self {
         let words = [
             &[
                 "serve",
@@ -136,9 +143,42 @@ impl Daemon {
             more,
         ]
         .concat();
-        let step = Step::start_as(space, &kubeconfig, &words);
-        step.says("looking after", UP_WITHIN).await;
-        Self { step }
+        let step = Step::start_as(space, kubeconfig, &words);
+        let line = step.says("looking after", UP_WITHIN).await;
+        let (_, probes) = line.text.rsplit_once("probes on ").expect("it says where they are");
+        Self {
+            step,
+            probes: probes.trim().to_owned(),
+        }
+    }
+
+    /// What a probe answers: `healthz`, `readyz`, `metrics`.
+    pub(crate) async fn probe(&self, path: &str) -> (u16, String) {
+        // No TLS, and so no more of a client than this.
+        let answer = reqwest::Client::builder().no_proxy().build();
+        let answer = answer
+            .expect("nothing of this is input")
+            .get(format!("{}/{path}", self.probes))
+            .send()
+            .await;
+        match answer {
+            Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
+            Err(error) => (0, error.to_string()),
+        }
+    }
+
+    /// Waits until it says that it is ready, or that it is not; what it says.
+    pub(crate) async fn is_ready(&self, ready: bool, within: Duration) -> String {
+        let what = if ready {
+            "the daemon is ready"
+        } else {
+            "the daemon is not ready"
+        };
+        eventually(what, within, || async {
+            let (status, said) = self.probe("readyz").await;
+            ((status == 200) == ready).then_some(said)
+        })
+        .await
     }
 
     /// Waits until it leads.
@@ -161,6 +201,17 @@ impl Daemon {
 /// A Rollout object about the sample application, with this policy (what comes below `workload`); waits until the
 /// application has been opted in.
 pub(crate) async fn look_after(space: &Space, policy: &str) {
+    apply(space, policy).await;
+    eventually("the application is adopted", Duration::from_secs(60), || async {
+        let label = "jsonpath={.metadata.labels.wade\\.dev/hold}";
+        let said = space.kubectl(&["get", "deployment/app", "-o", label]).await;
+        (said == "true").then_some(())
+    })
+    .await;
+}
+
+/// The Rollout object alone.
+pub(crate) async fn apply(space: &Space, policy: &str) {
     let head = format!(
         "apiVersion: wade.dev/v1alpha1\nkind: Rollout\nmetadata: {{name: {APP}, namespace: {}}}\nspec:\n  workload: {{deployment: {APP}}}",
         space.name
@@ -168,12 +219,6 @@ pub(crate) async fn look_after(space: &Space, policy: &str) {
     let words = ["apply", "-f", "-"];
     let applied = space.node.try_kubectl(&words, &format!("{head}{policy}")).await;
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
-    eventually("the application is adopted", Duration::from_secs(30), || async {
-        let label = "jsonpath={.metadata.labels.wade\\.dev/hold}";
-        let said = space.kubectl(&["get", "deployment/app", "-o", label]).await;
-        (said == "true").then_some(())
-    })
-    .await;
 }
 
 /// What the Rollout object says of itself: `.status.FIELD`.

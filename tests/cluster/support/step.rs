@@ -108,6 +108,11 @@ impl Step {
         .await
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("it has not been waited for")
+    }
+
     /// Sends it a signal by its name, like `TERM` or `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().expect("it has not been waited for").to_string();
