@@ -27,6 +27,8 @@ pub struct Memory {
 pub enum Looked {
     /// It is what serves already.
     Serves,
+    /// It cannot begin yet: something else has to be over first, or an answer was missing.
+    Waits,
     /// It was refused, for a reason that will not pass by waiting a moment.
     Refused,
 }

@@ -48,6 +48,8 @@ const TURN: Duration = Duration::from_secs(1);
 const HANGS_AFTER: Duration = Duration::from_secs(30);
 /// A template that was refused is looked at again after this: what stood in its way may be gone.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// One that has to wait for something, after this.
+const WAITS_FOR: Duration = Duration::from_secs(3);
 /// How soon what could not be done about a Deployment is tried again; each further pause is twice as long.
 const AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// The longest of these pauses: whoever gives a missing right waits no longer for it to be used.
@@ -272,7 +274,11 @@ impl Operator {
         let mut over: Vec<At> = state
             .looked
             .iter()
-            .filter(|(_, (_, looked, at))| *looked == Looked::Refused && at.elapsed() >= REFUSED_FOR)
+            .filter(|(_, (_, looked, at))| match looked {
+                Looked::Serves => false,
+                Looked::Waits => at.elapsed() >= WAITS_FOR,
+                Looked::Refused => at.elapsed() >= REFUSED_FOR,
+            })
             .map(|(at, _)| at.clone())
             .collect();
         for at in &over {

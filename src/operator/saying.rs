@@ -237,6 +237,8 @@ impl Operator {
                         }
                     }
                     self.say(policy, "Idle", standing.message.clone(), Some(standing), Voice::Leader);
+                } else {
+                    self.take_up_unheld(at, policy, "last release").await;
                 }
             }
             Ok(None) => self.say_idle(policy, at),

@@ -171,7 +171,8 @@ impl Operator {
             Err(problem) if problem.kind == ProblemKind::Unavailable => {
                 self.complain(at, "the release cannot begin yet", &problem);
                 self.say(&policy, "Waiting", problem.message, None, Voice::Leader);
-                tokio::time::sleep(AGAIN).await;
+                // It must not take a place among the releases while it waits: what it waits for may need that place.
+                self.remember(at, &seen.template, Looked::Waits);
             }
             Err(problem) => {
                 tracing::warn!(namespace = at.namespace, deployment = at.name, error = %problem, "refused");
@@ -294,6 +295,24 @@ impl Operator {
         }
         // Somebody else has brought it to its end.
         self.say_last(at).await;
+    }
+
+    /// Goes on with a release that holds its Deployment no more and is not over (its last hooks run), if nobody carries
+    /// it; looks again later if somebody does.
+    pub(super) async fn take_up_unheld(&self, at: &At, policy: &PolicySketch, what: &str) {
+        let taken = async {
+            let cluster = self.cluster(policy, Ask::default(), Actor::named("wade")).await?;
+            self.works_through(at, what, &cluster);
+            let key = Box::pin(cluster.take_up(&at.name)).await?;
+            Ok::<_, Problem>((cluster, key))
+        };
+        match taken.await {
+            Ok((cluster, Some(key))) => return self.follow(at, policy, &cluster, key, None).await,
+            Ok((_, None)) => {}
+            Err(problem) => self.complain(at, "what a dead run left cannot be taken up", &problem),
+        }
+        tokio::time::sleep(AGAIN).await;
+        self.fleet.mark([at.clone()]);
     }
 
     /// The cluster as a release by this policy sees it.
