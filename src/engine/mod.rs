@@ -5,12 +5,14 @@
 //! one is harmless and a crash between recording and acting is repaired by the next pass.
 //!
 //! ```text
-//! Waiting → [BeforeHooks →] Starting → Smoking → [Gated →] Preparing → Shifting → Analysing ─┐   (once per stage)
-//!                                   ▲                                        │
-//!                                   └────────────── next stage ──────────────┤
-//!                                                                            ▼ after the bake
-//!             Done ◄── Returning(Route → Drain → Remove → Restore)       HandingOver(Adopt → Drain → Retire) → Done
-//!                        ▲ from every phase before HandingOver
+//! Waiting → [BeforeHooks →] Starting → Smoking ─┐
+//!  ┌────────────────────────────────────────────┘
+//!  └► [Gated →] [BeforeHooks →] Preparing → Shifting → Analysing ─┐   (once per stage; hooks before the first at 100 %)
+//!       ▲                                                         │
+//!       └────────────── next stage ───────────────────────────────┤
+//!                                                                 ▼ after the bake
+//!  Done ◄── [AfterHooks ◄─] Returning(Route → Drain → Remove → Restore)
+//!                             ▲ from every phase before HandingOver(Adopt → Drain → Retire) → [AfterHooks →] Done
 //! ```
 //!
 //! Three files answer three questions: `moves` says which event is legal where and what follows (one total match, by
