@@ -161,9 +161,11 @@ fn the_chart_refers_to_values_that_exist() {
     let values: Value = serde_saphyr::from_str(&files["chart/values.yaml"]).expect("values are YAML");
     let mut used = 0;
     for (path, text) in files.iter().filter(|(path, _)| path.starts_with("chart/templates/")) {
+        // A column that shows a condition asks with one of its own.
+        let left = text.lines().find(|line| line.contains('@') && !line.contains("jsonPath: "));
         assert!(
-            !text.contains('@') || path.ends_with("policies.yaml"),
-            "a mark is left in {path}"
+            left.is_none() || path.ends_with("policies.yaml"),
+            "a mark is left in {path}: {left:?}"
         );
         for reference in text.split(".Values.").skip(1) {
             let end = reference.find([' ', '}', '\n']).unwrap_or(reference.len());
