@@ -73,6 +73,17 @@ pub(super) struct OperateArgs {
     /// Releases at once in one namespace
     #[arg(long, value_name = "NUMBER", default_value_t = 20)]
     most_per_namespace: usize,
+    /// Releases at once among Rollouts that say the same under this label, `team=2`
+    #[arg(long, value_name = "LABEL=NUMBER", value_parser = per_label)]
+    most_per_label: Option<(String, usize)>,
+}
+
+fn per_label(text: &str) -> Result<(String, usize), String> {
+    let (key, number) = text.split_once('=').unwrap_or((text, ""));
+    match number.parse() {
+        Ok(number @ 1..) if !key.is_empty() => Ok((key.to_owned(), number)),
+        _ => Err(format!("`{text}` is no label with a number; write `team=2`")),
+    }
 }
 
 /// How changes by others are held.
@@ -113,6 +124,7 @@ pub(super) async fn operate(args: OperateArgs) -> Result<Exit, Failure> {
         },
         most_releases: args.most_releases.max(1),
         most_per_namespace: args.most_per_namespace.max(1),
+        most_per_label: args.most_per_label.clone(),
     };
     let listener = TcpListener::bind(args.probes)
         .await

@@ -162,7 +162,9 @@ fn the_chart_refers_to_values_that_exist() {
     let mut used = 0;
     for (path, text) in files.iter().filter(|(path, _)| path.starts_with("chart/templates/")) {
         // A column that shows a condition asks with one of its own.
-        let left = text.lines().find(|line| line.contains('@') && !line.contains("jsonPath: "));
+        let left = text
+            .lines()
+            .find(|line| line.contains('@') && !line.contains("jsonPath: "));
         assert!(
             left.is_none() || path.ends_with("policies.yaml"),
             "a mark is left in {path}: {left:?}"

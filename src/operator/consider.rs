@@ -104,6 +104,7 @@ mod tests {
             deployment: Ok("app".to_owned()),
             status: Box::default(),
             leaving: false,
+            group: None,
         }
     }
 

@@ -50,6 +50,8 @@ pub struct PolicySketch {
     pub status: Box<str>,
     /// It is on its way out, and waits for Wade to let go.
     pub leaving: bool,
+    /// What it says under the label by which releases at once are bounded, if they are.
+    pub group: Option<String>,
 }
 
 impl At {
@@ -152,8 +154,10 @@ const WATCHED: [Kind; 3] = [Kind::Rollout, Kind::Deployment, Kind::Release];
 
 impl Fleet {
     /// Begins to watch: the whole cluster if `api`'s namespace is empty, else that namespace alone.
-    pub fn start(api: &ApiServer) -> Self {
+    /// `by` is the label of Rollouts by which releases at once are bounded.
+    pub fn start(api: &ApiServer, by: Option<String>) -> Self {
         let shared = Arc::new(Shared::default());
+        let policy = move |object: &Value| policy(object, by.as_deref());
         let tasks = vec![
             follow(api, Kind::Rollout, policy, Arc::clone(&shared), |known, at, sketch| {
                 let before = known.policies.get(&at).cloned();
@@ -392,7 +396,7 @@ fn put<T>(into: &mut BTreeMap<At, T>, at: At, sketch: Option<T>) {
 fn follow<T: Send + 'static>(
     api: &ApiServer,
     kind: Kind,
-    sketch: fn(&Value) -> T,
+    sketch: impl Fn(&Value) -> T + Send + Sync + Clone + 'static,
     shared: Arc<Shared>,
     set: impl Fn(&mut Known, At, Option<T>) + Send + 'static,
 ) -> JoinHandle<()> {
@@ -453,7 +457,7 @@ fn place(object: &Value) -> At {
     }
 }
 
-fn policy(object: &Value) -> PolicySketch {
+fn policy(object: &Value, by: Option<&str>) -> PolicySketch {
     let deployment = match crd::rollout::read(object) {
         Ok(rollout) => match rollout.spec.workload {
             Workload::Deployment(name) => Ok(name),
@@ -468,6 +472,7 @@ fn policy(object: &Value) -> PolicySketch {
         deployment,
         status: object.get("status").map(Value::to_string).unwrap_or_default().into(),
         leaving: object.pointer("/metadata/deletionTimestamp").is_some(),
+        group: by.and_then(|key| label(object, key)).map(str::to_owned),
     }
 }
 

@@ -72,6 +72,22 @@ pub struct Settings {
     pub most_releases: usize,
     /// Releases at once in one namespace.
     pub most_per_namespace: usize,
+    /// Releases at once among Rollouts that say the same under this label.
+    pub most_per_label: Option<(String, usize)>,
+}
+
+impl Settings {
+    /// Whether one more may begin in `namespace` and `group`, beside those that run: each with its own.
+    fn has_room(&self, running: &[(String, Option<String>)], namespace: &str, group: Option<&str>) -> bool {
+        let among = |which: &dyn Fn(&(String, Option<String>)) -> bool| running.iter().filter(|one| which(one)).count();
+        let of_label = match (&self.most_per_label, group) {
+            (Some((_, most)), Some(group)) => among(&|(_, other)| other.as_deref() == Some(group)) < *most,
+            _ => true,
+        };
+        among(&|_| true) < self.most_releases
+            && among(&|(other, _)| other == namespace) < self.most_per_namespace
+            && of_label
+    }
 }
 
 /// The daemon of a cluster.
@@ -136,7 +152,10 @@ impl Operator {
         let metered = |api: ApiServer| api.metered(Arc::clone(&telemetry) as Arc<dyn Meter>);
         let (home, place) = (metered(home), metered(place));
         telemetry.leads(false);
-        let fleet = Arc::new(Fleet::start(&place));
+        let fleet = Arc::new(Fleet::start(
+            &place,
+            settings.most_per_label.as_ref().map(|(key, _)| key.clone()),
+        ));
         let leads = Arc::new(AtomicBool::new(false));
         let pen = saying::OnServer::new(place.clone(), Arc::clone(&fleet));
         Arc::new(Self {
@@ -381,15 +400,13 @@ impl Operator {
     }
 
     fn is_room(&self, state: &State, at: &At) -> bool {
-        let running = |which: &dyn Fn(&At) -> bool| -> usize {
-            let works = state.work.iter().filter(|(at, _)| which(at));
-            works
-                .flat_map(|(_, works)| works.values())
-                .filter(|work| work.counts)
-                .count()
-        };
-        running(&|_| true) < self.settings.most_releases
-            && running(&|other: &At| other.namespace == at.namespace) < self.settings.most_per_namespace
+        let group = |at: &At| self.fleet.policies(at).into_iter().find_map(|policy| policy.group);
+        let counted = state.work.iter().flat_map(|(at, works)| {
+            let counting = works.values().filter(|work| work.counts).count();
+            std::iter::repeat_n(at, counting)
+        });
+        let running: Vec<_> = counted.map(|at| (at.namespace.clone(), group(at))).collect();
+        self.settings.has_room(&running, &at.namespace, group(at).as_deref())
     }
 
     fn done(&self, at: &At, what: &str, counts: bool) {
@@ -530,5 +547,30 @@ impl Operator {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_in_all_in_the_namespace_and_in_the_group() {
+        let settings = Settings {
+            identity: String::new(),
+            hosts: AllowedHosts::default(),
+            hold: None,
+            most_releases: 4,
+            most_per_namespace: 2,
+            most_per_label: Some(("team".to_owned(), 2)),
+        };
+        let run = |namespace: &str, team: Option<&str>| (namespace.to_owned(), team.map(str::to_owned));
+        let running = [run("shop", Some("pay")), run("bank", Some("pay")), run("shop", None)];
+        assert!(!settings.has_room(&running, "shop", None), "two in the namespace");
+        assert!(!settings.has_room(&running, "bank", Some("pay")), "two of the team");
+        assert!(settings.has_room(&running, "bank", Some("web")));
+        assert!(settings.has_room(&running, "bank", None), "no label, no bound by it");
+        let full = [running.as_slice(), &[run("mail", None)]].concat();
+        assert!(!settings.has_room(&full, "news", None), "four in all");
     }
 }

@@ -251,6 +251,7 @@ mod tests {
             deployment: Ok("app".to_owned()),
             status: Box::default(),
             leaving: false,
+            group: None,
         }
     }
 

@@ -24,7 +24,7 @@ async fn wade(space: &Space, account: Option<&Account>, words: &[&str]) -> Ended
 
 /// The account `ci` with the printed Role, changed by `change`.
 async fn account(space: &Space, change: impl FnOnce(String) -> String) -> Account {
-    let words = ["rbac", "--scrape", "--service-account", "ci"];
+    let words = ["rbac", "--scrape", "--daemon", "--service-account", "ci"];
     let printed = wade(space, None, &words).await;
     assert_eq!(printed.code(), Some(0), "{}", printed.output());
     let lines: Vec<String> = printed.lines.iter().map(|line| line.text.clone()).collect();

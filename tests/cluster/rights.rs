@@ -12,7 +12,7 @@ use crate::support::step::Step;
 
 /// The rules of the Role that `wade rbac` prints for the application; kubectl reads the YAML.
 async fn printed(scene: &Scene) -> Value {
-    let words = ["rbac", "-n", &scene.space.name, "--scrape"];
+    let words = ["rbac", "-n", &scene.space.name, "--scrape", "--daemon"];
     let told = Step::start(&scene.space, &words).ends(Duration::from_secs(20)).await;
     assert_eq!(told.code(), Some(0), "{}", told.output());
     let words = ["create", "--dry-run=client", "--output=json", "-f", "-"];
