@@ -76,17 +76,25 @@ pub struct Settings {
     pub most_per_label: Option<(String, usize)>,
 }
 
+/// A release that runs, as far as limits are concerned.
+#[derive(Clone, Debug)]
+struct Running {
+    namespace: String,
+    group: Option<String>,
+}
+
 impl Settings {
     /// Whether one more may begin in `namespace` and `group`, beside those that run: each with its own.
-    fn has_room(&self, running: &[(String, Option<String>)], namespace: &str, group: Option<&str>) -> bool {
-        let among = |which: &dyn Fn(&(String, Option<String>)) -> bool| running.iter().filter(|one| which(one)).count();
+    fn has_room(&self, running: &[Running], namespace: &str, group: Option<&str>) -> bool {
+        let here = running.iter().filter(|one| one.namespace == namespace).count();
         let of_label = match (&self.most_per_label, group) {
-            (Some((_, most)), Some(group)) => among(&|(_, other)| other.as_deref() == Some(group)) < *most,
+            (Some((_, most)), Some(group)) => {
+                let alike = running.iter().filter(|one| one.group.as_deref() == Some(group));
+                alike.count() < *most
+            }
             _ => true,
         };
-        among(&|_| true) < self.most_releases
-            && among(&|(other, _)| other == namespace) < self.most_per_namespace
-            && of_label
+        running.len() < self.most_releases && here < self.most_per_namespace && of_label
     }
 }
 
@@ -405,7 +413,12 @@ impl Operator {
             let counting = works.values().filter(|work| work.counts).count();
             std::iter::repeat_n(at, counting)
         });
-        let running: Vec<_> = counted.map(|at| (at.namespace.clone(), group(at))).collect();
+        let running: Vec<Running> = counted
+            .map(|at| Running {
+                namespace: at.namespace.clone(),
+                group: group(at),
+            })
+            .collect();
         self.settings.has_room(&running, &at.namespace, group(at).as_deref())
     }
 
@@ -564,7 +577,10 @@ mod tests {
             most_per_namespace: 2,
             most_per_label: Some(("team".to_owned(), 2)),
         };
-        let run = |namespace: &str, team: Option<&str>| (namespace.to_owned(), team.map(str::to_owned));
+        let run = |namespace: &str, team: Option<&str>| Running {
+            namespace: namespace.to_owned(),
+            group: team.map(str::to_owned),
+        };
         let running = [run("shop", Some("pay")), run("bank", Some("pay")), run("shop", None)];
         assert!(!settings.has_room(&running, "shop", None), "two in the namespace");
         assert!(!settings.has_room(&running, "bank", Some("pay")), "two of the team");
