@@ -29,6 +29,8 @@ use super::configmap::{self, ConfigMapStore};
 use crate::apiserver::{ApiError, ApiServer, Fault, Kind, value};
 use crate::clock::Clock;
 
+/// Of so many renewals in a row that fail, one is said.
+const SAID_EVERY: u32 = 30;
 /// In place of a rollout's name, in Wade's own namespace: the Lease of the daemon that leads.
 pub const LEADER: &str = "leader";
 /// How long a holder that does not renew keeps its turn.
@@ -383,17 +385,28 @@ impl std::fmt::Debug for Keeper {
 impl Keeper {
     async fn keep(self, mut object: Value) {
         let mut pause = RENEW_EVERY;
+        let mut missed = 0_u32;
         loop {
             tokio::time::sleep(pause).await;
             pause = match self.renew(&mut object).await {
-                Ok(true) => RENEW_EVERY,
+                Ok(true) => {
+                    if missed > 0 {
+                        tracing::info!(lease = self.name, missed, "the lease is renewed again");
+                    }
+                    missed = 0;
+                    RENEW_EVERY
+                }
                 Ok(false) => {
                     tracing::warn!(lease = self.name, "somebody else has the lease now");
                     self.lost.cancel();
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(lease = self.name, %error, "the lease was not renewed; trying again");
+                    // A server that is away is away for every release: said at once, and then now and then.
+                    if missed.is_multiple_of(SAID_EVERY) {
+                        tracing::warn!(lease = self.name, missed, %error, "the lease was not renewed; trying again");
+                    }
+                    missed = missed.saturating_add(1);
                     RETRY_EVERY
                 }
             };
