@@ -25,6 +25,7 @@ use crate::cluster::{Cluster, Options, told};
 use crate::daemon::api::{CommandRequest, Problem, ProblemKind};
 use crate::daemon::client::Door;
 use crate::engine::CommandKind;
+use crate::platforms::kubernetes::hooks::HOOK;
 use crate::platforms::kubernetes::{EPOCH, HOLD, LEFT_PAUSED, PART, RELEASE, ROLLOUT, WRITE, managers, template};
 
 /// How often something that is waited for is looked at.
@@ -112,6 +113,12 @@ pub async fn uninstall(
         if records > 0 {
             left.stays.push(format!(
                 "{records} records of releases, ConfigMaps with the label {PART}=record, which `wade history` reads (--purge removes them)"
+            ));
+        }
+        let jobs = hook_jobs(&everywhere).await?.len();
+        if jobs > 0 {
+            left.stays.push(format!(
+                "{jobs} Jobs of hooks, with the label {PART}={HOOK}, which go by themselves within a day (--purge removes them)"
             ));
         }
     }
@@ -390,7 +397,13 @@ async fn free_resources(everywhere: &ApiServer) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Removes records, and the Leases that Wade made.
+/// Jobs that were hooks of a release.
+async fn hook_jobs(everywhere: &ApiServer) -> Result<Vec<Value>, Problem> {
+    let hooks = Selection::labels(format!("{PART}={HOOK}"));
+    everywhere.list(Kind::Job, &hooks).await.map_err(|error| told(&error))
+}
+
+/// Removes records, the Leases that Wade made, and the Jobs of hooks.
 async fn purge(everywhere: &ApiServer, dry: bool, say: Say<'_>) -> Result<(), Problem> {
     let mut objects: Vec<(Kind, Value)> = records(everywhere)
         .await?
@@ -403,6 +416,7 @@ async fn purge(everywhere: &ApiServer, dry: bool, say: Say<'_>) -> Result<(), Pr
         .await
         .map_err(|error| told(&error))?;
     objects.extend(leases.into_iter().map(|lease| (Kind::Lease, lease)));
+    objects.extend(hook_jobs(everywhere).await?.into_iter().map(|job| (Kind::Job, job)));
     let mut seen = BTreeSet::new();
     for (kind, object) in &objects {
         let namespace = text(object, "/metadata/namespace");

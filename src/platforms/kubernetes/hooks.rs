@@ -24,7 +24,7 @@ use crate::spec::{CronJobHook, HookPoint, HookSpec};
 /// Label of a hook's Job and its pods: the release's number.
 const NUMBER: &str = "wade.dev/number";
 /// The part that a hook's Job is.
-const HOOK: &str = "hook";
+pub const HOOK: &str = "hook";
 /// How long a finished Job is kept to be looked at, in seconds, where its CronJob does not say.
 const KEPT_S: u64 = 24 * 3600;
 /// How often a Job is looked at.
