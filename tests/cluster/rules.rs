@@ -93,7 +93,12 @@ async fn a_freeze_stops_daemon_and_step_and_an_emergency_goes_through() {
     let follow = format!("follow   wade status -w app -n {home}");
     assert!(begun.output().contains(&follow), "{}", begun.output());
     scene.reaches(100, LONG).await;
-    ends(scene.wade(&["promote"]), 0).await;
+    // The weight is written a moment before the router has confirmed it and the bake has begun.
+    eventually("the bake is ended by hand", Duration::from_secs(20), || async {
+        let asked = scene.wade(&["promote"]).ends(LONG).await;
+        (asked.code() == Some(0)).then_some(())
+    })
+    .await;
     assert_eq!(ended(space, 1, LONG).await, "Promoted");
     scene.close(Expected::on(NEW)).await;
     drop(daemon);
