@@ -529,15 +529,9 @@ impl Door for Arc<Cluster> {
 
     async fn command(&self, name: &str, request: &CommandRequest) -> Result<Acknowledged, Problem> {
         let store = self.store(name);
-        let record = running(&store).await?.ok_or_else(|| {
-            Problem::new(
-                ProblemKind::Conflict,
-                format!(
-                    "no release of {name} is running, so there is nothing to {}",
-                    request.kind
-                ),
-            )
-        })?;
+        let record = running(&store)
+            .await?
+            .ok_or_else(|| Problem::not_running(name, request.kind))?;
         let key = record.key.clone();
         let by = self.caller().await;
         let added = store

@@ -41,7 +41,7 @@ impl Cluster {
         let Some(object) = read.map_err(|error| told(&error))? else {
             return Ok(false);
         };
-        let waits = template::hash(&template::without_hash(&object["spec"]["template"]));
+        let waits = template::revision_of(&object);
         if before_the_present(&releases).is_none_or(|(_, before)| before != waits) {
             return Ok(false);
         }
@@ -61,7 +61,7 @@ impl Cluster {
             return Ok(lane);
         }
         let releases = store.releases().await.map_err(Problem::unavailable)?;
-        let waits = template::hash(&template::without_hash(&found.deployment["spec"]["template"]));
+        let waits = template::revision_of(&found.deployment);
         let back = is_way_back(&releases, found, &waits);
         Ok(if back { Lane::Rollback } else { lane })
     }
@@ -74,7 +74,7 @@ impl Cluster {
         let releases = self.store(deployment).releases().await.map_err(Problem::unavailable)?;
         let read = self.api.get(Kind::Deployment, deployment).await;
         let object = read.map_err(|error| told(&error))?.unwrap_or_default();
-        let waits = template::hash(&template::without_hash(&object["spec"]["template"]));
+        let waits = template::revision_of(&object);
         let place = format!("deployment/{deployment} -n {}", self.namespace());
         Ok(not_again(&releases, &waits, self.clock.now(), &place))
     }
@@ -83,7 +83,7 @@ impl Cluster {
 /// Whether this template is the way back from what serves, by the releases that are kept, newest first.
 pub(super) fn is_way_back(releases: &[ReleaseRecord], found: &Found, template: &str) -> bool {
     let Ok(stable) = found.stable() else { return false };
-    let stable = template::hash(&template::without_hash(&stable["spec"]["template"]));
+    let stable = template::revision_of(stable);
     before_the_present(releases).is_some_and(|(present, before)| present == stable && before == template)
 }
 

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::find::Found;
 use super::wait::unfinished;
 use super::{Cluster, told};
-use crate::apiserver::value::{flag, label, name};
+use crate::apiserver::value::{flag, is_controlled_by, label, name};
 use crate::apiserver::{ApiServer, Kind, Selection};
 use crate::daemon::api::{Problem, ProblemKind};
 use crate::platforms::kubernetes::{HASH, digest, template};
@@ -56,9 +55,8 @@ impl Cluster {
     /// The others cannot be looked at.
     pub(super) async fn order(&self, rollout: &Rollout, own: &str, template: &Value) -> Result<Order, Problem> {
         for other in &rollout.spec.after {
-            match through(&self.api, other).await? {
-                Order::Holds(_) => {}
-                not => return Ok(not),
+            if let Err(not) = through(&self.api, other).await? {
+                return Ok(not);
             }
         }
         match &rollout.spec.requires {
@@ -71,16 +69,9 @@ impl Cluster {
         let there = self.api.in_namespace(&requires.namespace);
         let deployment = requires.deployment.as_deref().unwrap_or(own);
         let place = format!("{}/{deployment}", requires.namespace);
-        match through(&there, deployment).await? {
-            Order::Holds(_) => {}
-            not => return Ok(not),
-        }
-        let object = there
-            .get(Kind::Deployment, deployment)
-            .await
-            .map_err(|error| told(&error))?;
-        let Some(object) = object else {
-            return Ok(Order::Stands(format!("there is no deployment {place}")));
+        let object = match through(&there, deployment).await? {
+            Ok(object) => object,
+            Err(not) => return Ok(not),
         };
         let promoted = template::without_hash(&object["spec"]["template"]);
         if !was_promoted(&ConfigMapStore::open(&there, deployment), &promoted).await? {
@@ -96,43 +87,43 @@ impl Cluster {
         if !requires.same_digest {
             return Ok(Order::Holds(BTreeMap::new()));
         }
-        digests(&there, deployment, &place).await
+        digests(&there, &object, &place).await
     }
 }
 
-/// Whether what was asked of this Deployment last serves.
-async fn through(api: &ApiServer, deployment: &str) -> Result<Order, Problem> {
+/// The Deployment, if what was asked of it last serves; otherwise why it does not.
+async fn through(api: &ApiServer, deployment: &str) -> Result<Result<Value, Order>, Problem> {
     let place = format!("{}/{deployment}", api.namespace());
     let store = ConfigMapStore::open(api, deployment);
     if let Some(running) = super::door::running(&store).await? {
-        return Ok(Order::UnderWay(format!(
+        return Ok(Err(Order::UnderWay(format!(
             "{place} is being released (release {}, {})",
             running.key.number,
             running.state.phase.label()
-        )));
+        ))));
     }
     let object = api
         .get(Kind::Deployment, deployment)
         .await
         .map_err(|error| told(&error))?;
     let Some(object) = object else {
-        return Ok(Order::Stands(format!(
+        return Ok(Err(Order::Stands(format!(
             "there is no deployment {place}, which has to be through first"
-        )));
+        ))));
     };
     let Some(what) = unfinished(&object) else {
-        return Ok(Order::Holds(BTreeMap::new()));
+        return Ok(Ok(object));
     };
-    let id = template::hash(&template::without_hash(&object["spec"]["template"]));
+    let id = template::revision_of(&object);
     let failed = store.quarantined(&id).await.map_err(Problem::unavailable)?;
-    Ok(match failed {
+    Ok(Err(match failed {
         Some(failed) => Order::Stands(format!(
             "what was asked of {place} last failed in release {} ({})",
             failed.release, failed.reason
         )),
         None if flag(&object, "/spec/paused") => Order::UnderWay(format!("a change waits in {place}: {what}")),
         None => Order::UnderWay(format!("{place} is rolling: {what}")),
-    })
+    }))
 }
 
 async fn was_promoted(store: &ConfigMapStore, template: &Value) -> Result<bool, Problem> {
@@ -179,17 +170,19 @@ fn version(image: &str) -> &str {
     }
 }
 
-/// What the pods that serve there run.
-async fn digests(api: &ApiServer, deployment: &str, place: &str) -> Result<Order, Problem> {
-    let found = Found::read(api, deployment).await.map_err(|error| told(&error))?;
-    let Some(found) = found else {
-        return Ok(Order::Stands(format!("there is no deployment {place}")));
+/// What the pods of a Deployment run that is through: those of the ReplicaSet with its template.
+async fn digests(api: &ApiServer, deployment: &Value, place: &str) -> Result<Order, Problem> {
+    let sets = api.list(Kind::ReplicaSet, &Selection::default()).await;
+    let sets = sets.map_err(|error| told(&error))?;
+    let serves = |set: &&Value| {
+        is_controlled_by(set, deployment) && template::revision_of(set) == template::revision_of(deployment)
     };
-    let stable = match found.stable() {
-        Ok(set) => label(set, HASH).unwrap_or_default().to_owned(),
-        Err(why) => return Ok(Order::Stands(why)),
+    let Some(hash) = sets.iter().find(serves).and_then(|set| label(set, HASH)) else {
+        return Ok(Order::Stands(format!(
+            "{place} has no ReplicaSet of what it should run"
+        )));
     };
-    let pods = Selection::labels(format!("{HASH}={stable}"));
+    let pods = Selection::labels(format!("{HASH}={hash}"));
     let pods = api.list(Kind::Pod, &pods).await.map_err(|error| told(&error))?;
     let mut all: BTreeMap<String, String> = BTreeMap::new();
     for pod in &pods {

@@ -247,6 +247,12 @@ impl Problem {
         }
     }
 
+    /// A command about a release that is not there.
+    pub fn not_running(rollout: &str, command: CommandKind) -> Self {
+        let message = format!("no release of {rollout} is running, so there is nothing to {command}");
+        Self::new(ProblemKind::Conflict, message)
+    }
+
     /// What could not be done now: something that was needed failed.
     pub fn unavailable(error: impl std::fmt::Display) -> Self {
         Self::new(ProblemKind::Unavailable, error.to_string())

@@ -349,15 +349,7 @@ impl Daemon {
             .store()
             .running(name)
             .map_err(Problem::unavailable)?
-            .ok_or_else(|| {
-                Problem::new(
-                    ProblemKind::Conflict,
-                    format!(
-                        "no release of {name} is running, so there is nothing to {}",
-                        request.kind
-                    ),
-                )
-            })?;
+            .ok_or_else(|| Problem::not_running(name, request.kind))?;
         let key = running.key.clone();
         let (mut notices, of_this) = (self.follow(), key.clone());
         let added = self

@@ -493,7 +493,7 @@ fn deployment(object: &Value) -> DeploymentSketch {
         held: annotation(object, RELEASE).is_some() || annotation(object, WRITE).is_some(),
         left_paused: annotation(object, LEFT_PAUSED).is_some(),
         labelled: label(object, HOLD) == Some("true"),
-        template: template::hash(&template::without_hash(&object["spec"]["template"])),
+        template: template::revision_of(object),
         writer: managers::last_writer(object, &["spec", "template"]),
         complete: seen && all,
         replicas,

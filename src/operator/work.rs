@@ -103,7 +103,7 @@ impl Operator {
             Ok(None) => return,
             Err(error) => return self.trouble(at, "it cannot be looked at", &error),
         };
-        let same = template::hash(&template::without_hash(&deployment["spec"]["template"]));
+        let same = template::revision_of(&deployment);
         if annotation(&deployment, RELEASE).is_some() || seen.is_none_or(|seen| seen.template != same) {
             // Something has happened since; its news are on their way.
             return;

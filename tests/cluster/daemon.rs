@@ -22,11 +22,6 @@ const LONGER: &str = "
   limits: {settle: 1s}
 ";
 
-async fn set_image(scene: &Scene, tag: &str) {
-    let image = format!("{APP}={}", scene.space.node.image(tag));
-    scene.space.kubectl(&["set", "image", "deployment/app", &image]).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the Kubernetes node: just cluster-test"]
 async fn what_kubectl_changes_is_released() {
@@ -35,7 +30,7 @@ async fn what_kubectl_changes_is_released() {
     let daemon = Daemon::start(&scene.space, &[]).await;
     look_after(&scene.space, QUICK).await;
     assert_eq!(pods(&scene).await, before, "adopting touches no pod");
-    set_image(&scene, NEW).await;
+    scene.space.set_image(NEW).await;
     assert_eq!(ended(&scene.space, 1, LONG).await, "Promoted");
     assert_eq!(says(&scene.space, "stable").await, NEW);
     let shown = scene
@@ -82,7 +77,7 @@ async fn a_bad_version_is_taken_back_and_the_next_one_goes_out() {
     .await;
     let why = says(&scene.space, "message").await;
     assert!(why.contains("failed in release 1"), "{why}");
-    set_image(&scene, NEW).await;
+    scene.space.set_image(NEW).await;
     assert_eq!(ended(&scene.space, 2, LONG).await, "Promoted");
     scene.close(Expected::on(NEW)).await;
     drop(daemon);
@@ -96,7 +91,7 @@ async fn a_leader_that_is_killed_is_followed_by_its_standby() {
     first.leads().await;
     let second = Daemon::start(&scene.space, &[]).await;
     look_after(&scene.space, LONGER).await;
-    set_image(&scene, NEW).await;
+    scene.space.set_image(NEW).await;
     scene.reaches(20, LONG).await;
     let killed = now();
     first.kill().await;
@@ -120,7 +115,7 @@ async fn a_leader_that_is_stopped_hands_over_at_once() {
     first.leads().await;
     let second = Daemon::start(&scene.space, &[]).await;
     look_after(&scene.space, LONGER).await;
-    set_image(&scene, NEW).await;
+    scene.space.set_image(NEW).await;
     scene.reaches(20, LONG).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let told = now();
@@ -193,7 +188,7 @@ async fn without_policies_it_stays_paused_between_releases() {
         (said == "true").then_some(())
     };
     eventually("it is paused", Duration::from_secs(20), paused).await;
-    set_image(&scene, NEW).await;
+    scene.space.set_image(NEW).await;
     assert_eq!(ended(&scene.space, 1, LONG).await, "Promoted");
     eventually("it is paused again", Duration::from_secs(20), paused).await;
     scene.space.kubectl(&["delete", "rollouts.wade.dev/app"]).await;

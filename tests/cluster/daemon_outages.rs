@@ -7,7 +7,7 @@ use crate::support::daemon::{Daemon, apply, ended, installed, look_after, says};
 use crate::support::node::Node;
 use crate::support::recorder::text;
 use crate::support::scene::{Expected, NEW, QUICK, Scene, phase, weights};
-use crate::support::space::{APP, Sample, Space};
+use crate::support::space::{Sample, Space};
 use crate::support::wire::Wire;
 use crate::support::{eventually, now, seconds};
 
@@ -26,11 +26,6 @@ const LONGER: &str = "
   analysis: {passEarly: {minStage: 15s}}
   limits: {settle: 1s}
 ";
-
-async fn set_image(space: &Space, tag: &str) {
-    let image = format!("{APP}={}", space.node.image(tag));
-    space.kubectl(&["set", "image", "deployment/app", &image]).await;
-}
 
 /// For the whole outage: alive, and not ready. Says how long it took to notice.
 async fn outage(daemon: &Daemon, wire: &Wire) -> f64 {
@@ -57,7 +52,7 @@ async fn a_release_outlives_a_minute_without_the_api_server() {
     let daemon = Daemon::start_as(&scene.space, wire.kubeconfig(), &[]).await;
     daemon.leads().await;
     look_after(&scene.space, LONGER).await;
-    set_image(&scene.space, NEW).await;
+    scene.space.set_image(NEW).await;
     // The cut may fall between the weight's write and its confirmation: what cannot be seen is not late.
     scene.reaches(20, LONG).await;
     let before = daemon.step.lines().len();
@@ -104,7 +99,7 @@ async fn soak_a_leader_that_is_cut_off_judges_nothing_twice() {
     first.leads().await;
     let second = Daemon::start(&scene.space, &[]).await;
     look_after(&scene.space, LONGER).await;
-    set_image(&scene.space, NEW).await;
+    scene.space.set_image(NEW).await;
     scene.reaches(20, LONG).await;
     confirmed(&scene).await;
     let cut = now();
@@ -251,7 +246,7 @@ async fn a_token_without_rights_is_told_what_it_lacks() {
         "FIGURE rights to act given: adopted after {:.1} s",
         seconds(given, now())
     );
-    set_image(&space, NEW).await;
+    space.set_image(NEW).await;
     let held = async || {
         let held =
             r#"jsonpath={.status.conditions[?(@.type=="Held")].status} {.status.conditions[?(@.type=="Held")].reason}"#;

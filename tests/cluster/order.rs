@@ -95,8 +95,7 @@ async fn hooks_run_around_a_release_and_one_that_fails_rejects_it() {
 
     // The daemon may not make any either, until somebody gives it that.
     look_after(space, &hooks).await;
-    let set = format!("{APP}={}", space.node.image(NEW));
-    space.kubectl(&["set", "image", "deployment/app", &set]).await;
+    space.set_image(NEW).await;
     eventually("what is missing is said", Duration::from_secs(20), || async {
         says(space, "message").await.contains("jobs.batch").then_some(())
     })
@@ -124,8 +123,7 @@ async fn hooks_run_around_a_release_and_one_that_fails_rejects_it() {
     assert_eq!(ran(space).await, ["1-0-1", "1-1-1"], "before and after, once each");
 
     apply(space, &cron(space, "expand", &["no-such-verb"])).await;
-    let set = format!("{APP}={}", space.node.image(OLD));
-    space.kubectl(&["set", "image", "deployment/app", &set]).await;
+    space.set_image(OLD).await;
     assert_eq!(ended(space, 2, LONG).await, "Rejected");
     let why = says(space, "message").await;
     assert!(why.contains("hook expand (beforeStart) failed"), "{why}");
@@ -137,8 +135,7 @@ async fn hooks_run_around_a_release_and_one_that_fails_rejects_it() {
     );
     space.kubectl(&["delete", "jobs", "--all", "--wait=true"]).await;
     // What was rejected waits in the Deployment still; what serves goes on.
-    let set = format!("{APP}={}", space.node.image(NEW));
-    space.kubectl(&["set", "image", "deployment/app", &set]).await;
+    space.set_image(NEW).await;
     scene.close(Expected::on(NEW)).await;
     drop(daemon);
 }

@@ -15,7 +15,6 @@ use crate::support::api::Kind;
 use crate::support::daemon::{Daemon, ended, look_after};
 use crate::support::recorder::{Change, History, text};
 use crate::support::scene::{Expected, NEW, RECORD, Scene};
-use crate::support::space::APP;
 use crate::support::{eventually, now, seconds};
 
 /// A killed leader is followed when its Lease has run out, after 15 s; on a busy machine later.
@@ -86,9 +85,8 @@ async fn killed(test: &str, moments: &[Moment], per_release: usize) {
     let mut goes_on = Vec::new();
     for (number, moments) in (1_u64..).zip(moments.chunks(per_release)) {
         serves = VERSIONS[usize::try_from(number - 1).expect("a few") % VERSIONS.len()];
-        let image = format!("{APP}={}", scene.space.node.image(serves));
         let changed = now();
-        scene.space.kubectl(&["set", "image", "deployment/app", &image]).await;
+        scene.space.set_image(serves).await;
         for moment in moments {
             wait_for(&scene, *moment, changed).await;
             let at = format!("{:.1} s, {} %", seconds(changed, now()), scene.weight());

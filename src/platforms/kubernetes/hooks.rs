@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::{EPOCH, PART, ROLLOUT, Release};
+use super::{EPOCH, PART, ROLLOUT, Release, isolation};
 use crate::apiserver::value::{label, list, name, text, uid};
 use crate::apiserver::{ApiServer, Fault, Kind, Selection};
 use crate::clock::stopwatch;
@@ -208,7 +208,7 @@ fn job(
     });
     let pod = &mut spec["template"];
     let mut labels = pod["metadata"]["labels"].as_object().cloned().unwrap_or_default();
-    if selects(&deployment["spec"]["selector"], &labels) {
+    if isolation::matches(&deployment["spec"]["selector"], &Value::Object(labels.clone())) {
         return Err(format!(
             "the pods of CronJob {} have the labels of deployment {}, so users would be sent to them; give them labels of their own",
             hook.cron_job, release.deployment
@@ -269,12 +269,6 @@ fn image_of(template: &Value, container: &str) -> Result<String, String> {
                 there.join(", ")
             )
         })
-}
-
-/// Whether a selector of plain labels selects pods with these; one with expressions is taken to.
-fn selects(selector: &Value, labels: &serde_json::Map<String, Value>) -> bool {
-    let wanted = selector["matchLabels"].as_object();
-    wanted.is_some_and(|wanted| !wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
 fn standing(job: &Value) -> Standing {

@@ -115,6 +115,11 @@ pub fn hash(template: &Value) -> String {
     sum.iter().take(HASH_LENGTH).map(letter).collect()
 }
 
+/// The [`hash`] of what a Deployment or a ReplicaSet wants its pods to be: the same for both.
+pub fn revision_of(object: &Value) -> String {
+    hash(&without_hash(&object["spec"]["template"]))
+}
+
 /// Whether the Deployment controller would take one for the other.
 pub fn same(a: &Value, b: &Value) -> bool {
     canonical(a) == canonical(b)

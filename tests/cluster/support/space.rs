@@ -221,6 +221,12 @@ impl Space {
         })
     }
 
+    /// Another version of the sample application, as a person asks for one.
+    pub(crate) async fn set_image(&self, tag: &str) {
+        let image = format!("{APP}={}", self.node.image(tag));
+        self.kubectl(&["set", "image", "deployment/app", &image]).await;
+    }
+
     /// Waits until the Deployment's newest template is all there is, and available.
     pub(crate) async fn rolled_out(&self) {
         eventually("the application is available", UP_WITHIN, || async {
