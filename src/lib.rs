@@ -28,7 +28,8 @@
 //!
 //! * [`apiserver`]: a Kubernetes API server: requests, watches, objects as values.
 //! * [`signals`]: where the judge's increments come from (the proxy, the processes' `/metrics`, Prometheus).
-//! * [`platforms`]: what carries revisions: a Deployment on Kubernetes, or real processes behind Wade's own proxy.
+//! * [`platforms`]: what carries revisions: a Deployment on Kubernetes, or real processes behind Wade's own proxy; and the
+//!   author's own jobs beside either.
 //! * [`smoke`]: the questions a new revision answers before it meets a user.
 //! * [`store`]: the record, written before anything is done: SQLite, or a ConfigMap with a Lease.
 //! * [`controller`]: one release, pass by pass. The order in which a pass does things is where the promises come from.

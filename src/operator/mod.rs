@@ -7,8 +7,8 @@
 //!
 //! In reading order: [`fleet`] (what is watched, as small as it can be), [`consider`] (what is to be done about one
 //! Deployment: a plain function), [`work`] (doing it), [`status`] (what the objects say), [`saying`] (when), [`writer`]
-//! (writing it, beside the work), [`leader`] (which of several daemons begins), [`desk`] (what the API asks), [`probes`] (whether it lives),
-//! [`grumble`] (what goes wrong, said once). It decides nothing about a release: the engine does.
+//! (writing it, beside the work), [`leader`] (which of several daemons begins), [`desk`] (what the API asks), [`probes`]
+//! (whether it lives), [`grumble`] (what goes wrong, said once). It decides nothing about a release: the engine does.
 
 pub mod consider;
 pub mod desk;
